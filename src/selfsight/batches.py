@@ -1,0 +1,41 @@
+"""The batches that views make and methods take: named tuples, so that a wrong pairing is a type error.
+
+A batch carries whatever its plan drew that enters the loss. ``index`` is the sample's position in its source.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Images(NamedTuple):
+    """One view of each image."""
+
+    x: Float[Tensor, "b c h w"]
+    index: Int[Tensor, " b"]
+
+
+class TwoViews(NamedTuple):
+    """Two views of each image."""
+
+    x1: Float[Tensor, "b c h w"]
+    x2: Float[Tensor, "b c h w"]
+    index: Int[Tensor, " b"]
+
+
+class MultiCrop(NamedTuple):
+    """Large crops, at least two, and small ones, perhaps none; each entry is one crop of every image, ``b c s s``."""
+
+    large: tuple[Tensor, ...]
+    small: tuple[Tensor, ...]
+    index: Int[Tensor, " b"]
+
+
+class MaskedImages(NamedTuple):
+    """One view of each image and a partition of its patches, as positions in row-major order."""
+
+    x: Float[Tensor, "b c h w"]
+    visible: Int[Tensor, "b k"]
+    masked: Int[Tensor, "b m"]
+    index: Int[Tensor, " b"]

@@ -1,0 +1,76 @@
+"""A recipe: a method's wiring. What a run knows goes in (``Setting``), what a run needs comes out (``Recipe``)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from torch import nn
+from torch.optim import Optimizer
+
+from selfsight.encoders.protocol import Encoder
+from selfsight.method import Method, Schedule
+from selfsight.views.protocol import Views
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a run knows before it chooses: ``None`` leaves the choice to the recipe."""
+
+    encoder: Encoder
+    image_size: int
+    channels: int = 3
+    samples: int
+    epochs: int | None = None
+    batch_size: int | None = None
+
+    @property
+    def small(self) -> bool:
+        """Whether the papers' small-image settings apply (up to 96 px)."""
+        return self.image_size <= 96
+
+
+@dataclass(frozen=True)
+class Group:
+    """How one parameter is treated: decayed or not, and its learning rate's factor, or its peak for all time."""
+
+    decay: bool = True
+    lr_scale: float = 1.0
+    fixed_lr: bool = False
+    adapt: bool = True
+    """Whether LARS scales its step by the layer's trust ratio."""
+
+
+def decay_all(name: str, parameter: nn.Parameter) -> Group:
+    """Every parameter decays and adapts (SwAV, RotNet)."""
+    return Group()
+
+
+def skip_vectors(name: str, parameter: nn.Parameter) -> Group:
+    """Biases, norms' scales and other vectors neither decay nor adapt (SimCLR, BYOL, Barlow Twins, DINO, MAE)."""
+    vector = parameter.ndim <= 1
+    return Group(decay=not vector, adapt=not vector)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserSpec:
+    """An optimiser before it meets its parameters; ``lr`` is already scaled by the batch."""
+
+    build: Callable[..., Optimizer]
+    lr: Schedule
+    weight_decay: Schedule
+    groups: Callable[[str, nn.Parameter], Group]
+    clip: float | None = None
+    clip_each: Literal["all", "tensor"] = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Generic[B]):
+    """All that a run needs; ``batch_size`` counts samples per update over all devices."""
+
+    method: Method[B]
+    views: Views[B]
+    optimisers: Mapping[str, OptimiserSpec]
+    epochs: int
+    batch_size: int

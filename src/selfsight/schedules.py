@@ -1,0 +1,91 @@
+"""Schedules: pure functions of the clock. Values change with every update, not every epoch."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from selfsight.method import Clock
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A schedule that knows its peak, so that one flag (``--lr``) can move the whole of it.
+
+    >>> half = warmup_cosine(0.3, warmup_epochs=10).with_peak(0.15)
+    >>> half(Clock(step=100, steps=1000, epoch=10, epochs=100))
+    0.15
+    """
+
+    shape: Callable[[Clock], float]
+    peak: float
+    text: str
+    scale: float = 1.0
+
+    def __call__(self, clock: Clock) -> float:
+        return self.scale * self.shape(clock)
+
+    def with_peak(self, peak: float) -> "Curve":
+        """The same curve, scaled as a whole so that its peak is ``peak``."""
+        if self.peak == 0:
+            raise ValueError("a schedule that is zero everywhere has no peak to move")
+        scale = peak / self.peak
+        return replace(self, peak=peak, scale=self.scale * scale, text=f"{self.text} x {scale:.6g}")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def constant(value: float) -> Curve:
+    """``value`` at all times."""
+    return Curve(lambda clock: value, abs(value), f"constant {value:g}")
+
+
+def linear(start: float, end: float, *, epochs: float | None = None) -> Curve:
+    """A straight line from ``start`` to ``end`` over the first ``epochs`` (default: all of them), then ``end``."""
+
+    def at(clock: Clock) -> float:
+        span = clock.steps if epochs is None else epochs * clock.steps_per_epoch
+        return start + (end - start) * min(clock.step / span, 1.0) if span else end
+
+    over = "" if epochs is None else f" over {epochs:g} epochs"
+    return Curve(at, max(abs(start), abs(end)), f"linear {start:g} -> {end:g}{over}")
+
+
+def cosine(start: float, end: float) -> Curve:
+    r"""Half a cosine over the whole training: ``end + (start - end)(1 + cos(pi k / K)) / 2``."""
+
+    def at(clock: Clock) -> float:
+        return end + (start - end) * (1 + math.cos(math.pi * clock.progress)) / 2
+
+    return Curve(at, max(abs(start), abs(end)), f"cosine {start:g} -> {end:g}")
+
+
+def warmup_cosine(peak: float, *, warmup_epochs: float, start: float = 0.0, end: float = 0.0) -> Curve:
+    """Linear from ``start`` to ``peak`` over ``warmup_epochs``, then half a cosine to ``end``.
+
+    A training shorter than ten warm-ups warms up for a tenth of itself, so that a short run still reaches its peak.
+    """
+
+    def at(clock: Clock) -> float:
+        warmup = min(warmup_epochs * clock.steps_per_epoch, clock.steps / 10)
+        if clock.step < warmup:
+            return start + (peak - start) * clock.step / warmup
+        rest = (clock.step - warmup) / max(clock.steps - warmup, 1)
+        return end + (peak - end) * (1 + math.cos(math.pi * min(rest, 1.0))) / 2
+
+    tail = f" -> {end:g}" if end else ""
+    return Curve(at, peak, f"warm-up {warmup_epochs:g} epochs to {peak:g}, cosine{tail}")
+
+
+def steps(peak: float, *, at: Sequence[float], factor: float) -> Curve:
+    """``peak``, multiplied by ``factor`` at each fraction of the training in ``at``.
+
+    >>> rate = steps(0.1, at=(0.3, 0.6, 0.8), factor=0.2)
+    >>> round(rate(Clock(step=70, steps=100, epoch=0, epochs=1)), 6)
+    0.004
+    """
+
+    def value(clock: Clock) -> float:
+        return peak * factor ** sum(clock.progress >= share for share in at)
+
+    return Curve(value, peak, f"{peak:g}, x {factor:g} at {', '.join(f'{share:.0%}' for share in at)}")

@@ -1,0 +1,39 @@
+"""What a pipeline of views is: a plan (what is random), a cut (worker side, one large image), a rendering (batched)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias, TypeVar
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from selfsight.batches import Images
+from selfsight.keyed import Key
+
+B_co = TypeVar("B_co", covariant=True)
+
+Plan: TypeAlias = Mapping[str, Tensor]
+"""Size-free numbers of a batch, each tensor with leading axis ``b``: slices and stacks like one."""
+
+Cuts: TypeAlias = Sequence[UInt8[Tensor, "b v c s s"]]
+"""Planned boxes, cut and resized: one stack per crop size, its views in the pipeline's order."""
+
+
+class Views(Protocol[B_co]):
+    """A pipeline of views that yields batches of one type."""
+
+    def plan(self, key: Key) -> Plan:
+        """Draws all random numbers of the batch ``key`` (on the CPU; a pure function of the key)."""
+        ...
+
+    def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "v c s s"]]:
+        """Cuts and resizes the planned boxes of one image; ``plan`` is that image's, with leading axis 1."""
+        ...
+
+    def render(self, images: UInt8[Tensor, "b c h w"] | Cuts, plan: Plan, key: Key) -> B_co:
+        """Renders a batch where ``images`` lie: whole images of one native size, or what ``cut`` made, stacked."""
+        ...
+
+    @property
+    def plain(self) -> "Views[Images]":
+        """The evaluation view that goes with this pipeline: no randomness, same size and normalisation."""
+        ...
