@@ -1,0 +1,28 @@
+"""Shapes in signatures are checked while the tests run; data sets are found by one environment variable."""
+
+import os
+from pathlib import Path
+
+import jaxtyping
+
+jaxtyping.install_import_hook("selfsight", "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets, or a skip that says what is missing."""
+    folder = Path(os.environ.get("SELFSIGHT_DATA", "../shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: SELFSIGHT_DATA={folder} is not a folder")
+    return folder.resolve()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests never touch the user's cache."""
+    monkeypatch.setenv("SELFSIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
