@@ -1,0 +1,101 @@
+"""The flags of a pretraining run, one dataclass for the command line, the Python face and run.yaml; no torch here."""
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from selfsight.errors import UserError, unknown
+
+Precision = Literal["auto", "32", "bf16", "16"]
+Logger = Literal["tensorboard", "wandb", "mlflow"]
+
+
+def _flag(default: Any, text: str, *, learning: bool = False) -> Any:
+    return field(default=default, metadata={"help": text, "learning": learning})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What every method takes. ``None`` leaves the choice to the recipe or to the data."""
+
+    data: str = _flag("world", "Folder of images, list file, parquet, Hub or torchvision name, or 'world'.", learning=True)
+    backbone: str | None = _flag(None, "Any timm model, or small_cnn. Default: the paper's.", learning=True)
+    image_size: int | None = _flag(None, "Pixels a side. Default: the data's own up to 96, else 224.", learning=True)
+    channels: int = _flag(3, "Channels of the images.", learning=True)
+    pretrained: bool = _flag(False, "Start from the backbone's published weights.", learning=True)
+    epochs: int | None = _flag(None, "Passes over the data. Default: the paper's.", learning=True)
+    batch_size: int | None = _flag(None, "Samples per update over all devices. Default: the paper's.", learning=True)
+    accumulate: int = _flag(1, "Micro-batches per update, to fit a large batch into memory.", learning=True)
+    lr: float | None = _flag(None, "Peak learning rate, already scaled by the batch.", learning=True)
+    weight_decay: float | None = _flag(None, "Peak weight decay.", learning=True)
+    limit: int | None = _flag(None, "Use only so many images, a random subset by key.", learning=True)
+    seed: int = _flag(0, "Seed of all random numbers.", learning=True)
+    init_from: Path | None = _flag(None, "A run whose weights to begin with.", learning=True)
+    labels: Path | None = _flag(None, "CSV of path,label for the online probe.")
+    devices: int = _flag(1, "Processes, one for each device.")
+    device: Literal["auto", "cpu", "cuda"] = _flag("auto", "Where to train.")
+    precision: Precision = _flag("auto", "auto is bf16 where the processor has it, else 32.")
+    compile: bool = _flag(False, "Compile the encoder.")
+    workers: int | None = _flag(None, "Processes that decode large images. Default: by the machine.")
+    threads: int | None = _flag(None, "CPU threads of each process.")
+    max_time: str | None = _flag(None, "Save and leave after so long: 90s, 30m, 12h, 2d.")
+    probe_every: int | None = _flag(None, "Epochs between two kNN probes, 0 for none. Default: ten in a run.")
+    save_minutes: float = _flag(5.0, "Minutes between two checkpoints; one more is saved at the end.")
+    log_every: int = _flag(20, "Updates between two lines of metrics.csv.")
+    logger: tuple[Logger, ...] = _flag((), "Log there too, beside the CSV.")
+    report: bool = _flag(True, "Write report.html at the end.")
+    out: Path | None = _flag(None, "The run's folder. Default: runs/METHOD-DATA-BACKBONE.")
+    resume: bool = _flag(False, "Go on with the run in --out, from its last checkpoint.")
+    overwrite: bool = _flag(False, "Delete the run in --out first.")
+
+    def check(self) -> None:
+        """Refuses values that cannot be meant."""
+        for name in ("image_size", "epochs", "batch_size", "accumulate", "devices", "limit", "channels", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        if self.lr is not None and not self.lr > 0:
+            raise UserError(f"--lr is {self.lr}; it must be above 0")
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite exclude each other; give one of them")
+        seconds(self.max_time)
+
+    def plain(self) -> dict[str, Any]:
+        """The flags as plain values for run.yaml."""
+        as_text = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in as_text.items() if k not in ("resume", "overwrite")}
+
+
+LEARNING = frozenset(f.name for f in fields(Flags) if f.metadata["learning"])
+"""Flags that change what is learnt: fixed for the life of a run."""
+
+
+def flags_from(values: dict[str, Any]) -> Flags:
+    """Flags from plain values; an unknown name is a ``UserError`` with the nearest one."""
+    known = {f.name for f in fields(Flags)}
+    for name in values:
+        if name not in known:
+            raise unknown("flag", name, known)
+    paths = {name: Path(values[name]) for name in ("labels", "init_from", "out") if values.get(name) is not None}
+    if "logger" in values:
+        paths["logger"] = tuple(values["logger"])
+    return Flags(**{**values, **paths})
+
+
+def seconds(text: str | None) -> float | None:
+    """A time such as ``90s``, ``30m``, ``12h`` or ``2d`` in seconds.
+
+    >>> seconds("1.5h")
+    5400.0
+    """
+    if text is None:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1]) if text and text[-1] in units else (text, "s")
+    try:
+        value = float(number) * units[unit]
+    except ValueError:
+        value = -1.0
+    if not value > 0:
+        raise UserError(f"--max-time is '{text}'; write 90s, 30m, 12h or 2d")
+    return value

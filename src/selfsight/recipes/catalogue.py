@@ -1,0 +1,72 @@
+"""The catalogue of recipes: names and facts without importing torch, functions when one is asked for.
+
+A recipe module's ``CARDS`` is a literal, so it is read from the module's syntax tree.
+"""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsight.errors import unknown
+
+if TYPE_CHECKING:
+    from selfsight.recipes.recipe import Recipe
+
+FAMILIES = ("pretext", "contrastive", "masked", "multimodal")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a recipe without running it."""
+
+    name: str
+    module: str
+    family: str
+    title: str
+    year: int
+    fact: str
+    arxiv: str = ""
+    encoder: str = "resnet50"
+    small_encoder: str = "resnet18"
+    small_options: Mapping[str, Any] = field(default_factory=dict)
+    needs: str = ""
+
+
+@cache
+def cards() -> dict[str, Card]:
+    """All recipes by name, oldest paper first."""
+    found: list[Card] = []
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["CARDS"]:
+                facts = ast.literal_eval(node.value)
+                found += [Card(name=name, module=path.stem, **fact) for name, fact in facts.items()]
+    return {card.name: card for card in sorted(found, key=lambda card: (card.year, card.name))}
+
+
+def card(name: str) -> Card:
+    """The card of one recipe; a ``UserError`` with the nearest name where there is none."""
+    if name not in cards():
+        raise unknown("method", name, cards())
+    return cards()[name]
+
+
+def recipe_function(name: str) -> "Callable[..., Recipe[Any]]":
+    """The function that wires the recipe: ``Setting`` in, ``Recipe`` out."""
+    return getattr(importlib.import_module(f"selfsight.recipes.{card(name).module}"), name)
+
+
+def hyper_parameters(name: str) -> dict[str, inspect.Parameter]:
+    """The method's own flags: the keyword parameters of its recipe."""
+    parameters = inspect.signature(recipe_function(name)).parameters
+    return {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def tiny(name: str) -> "Recipe[Any]":
+    """The recipe at a size that a test can train."""
+    return importlib.import_module(f"selfsight.recipes.{card(name).module}").tiny()[name]
