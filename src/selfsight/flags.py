@@ -18,7 +18,7 @@ def _flag(default: Any, text: str, *, learning: bool = False) -> Any:
 class Flags:
     """What every method takes. ``None`` leaves the choice to the recipe or to the data."""
 
-    data: str = _flag("world", "Folder of images, list file, parquet, Hub or torchvision name, or 'world'.", learning=True)
+    data: str = _flag("world", "Folder of images, list file, parquet, Hub or torchvision name, world.", learning=True)
     backbone: str | None = _flag(None, "Any timm model, or small_cnn. Default: the paper's.", learning=True)
     image_size: int | None = _flag(None, "Pixels a side. Default: the data's own up to 96, else 224.", learning=True)
     channels: int = _flag(3, "Channels of the images.", learning=True)
@@ -62,8 +62,9 @@ class Flags:
 
     def plain(self) -> dict[str, Any]:
         """The flags as plain values for run.yaml."""
-        as_text = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in as_text.items() if k not in ("resume", "overwrite")}
+        kept = {k: v for k, v in asdict(self).items() if k not in ("resume", "overwrite")}
+        plain = {k: str(v) if isinstance(v, Path) else v for k, v in kept.items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
 LEARNING = frozenset(f.name for f in fields(Flags) if f.metadata["learning"])

@@ -6,6 +6,7 @@ method; what stands after it sees the updated weights. See ``docs/architecture.m
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -80,11 +81,20 @@ class Method(nn.Module, ABC, Generic[B]):
         return
 
 
-def drive(steps: Steps, update: Callable[[Objective], bool]) -> None:
-    """Run one step of a method in any loop: hand each objective to ``update``, send back whether it moved weights."""
-    try:
-        objective = next(steps)
-        while True:
-            objective = steps.send(update(objective))
-    except StopIteration:
-        return
+def drive(
+    steps: Steps,
+    update: Callable[[Objective], bool],
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> None:
+    """Run one step of a method in any loop: hand each objective to ``update``, send back whether it moved weights.
+
+    ``around`` is entered for the method's own code only, never for ``update``: it is where autocast goes.
+    """
+    moved = None
+    while True:
+        with around():
+            try:
+                objective = next(steps) if moved is None else steps.send(moved)
+            except StopIteration:
+                return
+        moved = update(objective)

@@ -1,0 +1,98 @@
+"""What a run writes down: metrics.csv, timings.csv, alarms.csv, skipped.csv, and other loggers by flag."""
+
+import csv
+import importlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfsight.engine.checkpoint import write_atomically
+from selfsight.errors import UserError
+
+METRICS = (
+    "step epoch loss lr weight_decay grad_norm feature_std effective_rank alignment uniformity "
+    "teacher_entropy dead_prototypes knn"
+).split()
+TIMINGS = "step seconds images_per_second data_share render_share step_share".split()
+ALARMS = "step name value cause advice".split()
+SKIPPED = "position where reason".split()
+
+
+class Table:
+    """A CSV that grows by rows, and by columns where a new name turns up. Flushed at each row."""
+
+    def __init__(self, path: Path, columns: Sequence[str], keep_below: int | None = None) -> None:
+        self.path, self.columns = path, list(columns)
+        rows: list[dict[str, str]] = []
+        if path.exists() and keep_below is not None:
+            with open(path, newline="", encoding="utf-8") as lines:
+                reader = csv.DictReader(lines)
+                self.columns += [name for name in reader.fieldnames or () if name not in self.columns]
+                rows = [row for row in reader if "step" not in row or int(row["step"]) < keep_below]
+        self.kept = len(rows)
+        self._write_all(rows)
+
+    def _write_all(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path, text.getvalue().encode())
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        new = [name for name in row if name not in self.columns]
+        if new:
+            with open(self.path, newline="", encoding="utf-8") as lines:
+                rows = list(csv.DictReader(lines))
+            self.columns += new
+            self._write_all(rows)
+        with open(self.path, "a", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, self.columns, restval="", lineterminator="\n")
+            writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+class Journal:
+    """The tables of one run, and the loggers that get the same numbers."""
+
+    def __init__(self, folder: Path, *, step: int, settings: Mapping[str, Any], loggers: Sequence[str] = ()) -> None:
+        keep = step if step else None
+        self.metrics = Table(folder / "metrics.csv", METRICS, keep)
+        self.timings = Table(folder / "timings.csv", TIMINGS, keep)
+        self.alarms = Table(folder / "alarms.csv", ALARMS, keep)
+        self.skipped = Table(folder / "skipped.csv", SKIPPED, keep)
+        self.skips = self.skipped.kept
+        self._loggers = [_open_logger(name, folder, settings) for name in loggers]
+
+    def add_metrics(self, row: Mapping[str, Any]) -> None:
+        self.metrics.add(row)
+        numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "step"}
+        for log in self._loggers:
+            log(numbers, row["step"])
+
+    def skip(self, position: int, where: str, reason: str) -> None:
+        self.skips += 1
+        self.skipped.add({"position": position, "where": where, "reason": reason})
+
+
+def _open_logger(name: str, folder: Path, settings: Mapping[str, Any]) -> Any:
+    try:
+        if name == "tensorboard":
+            writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+
+            def to_tensorboard(numbers: Mapping[str, float], step: int) -> None:
+                for key, value in numbers.items():
+                    writer.add_scalar(key, value, step)
+                writer.flush()
+
+            return to_tensorboard
+        if name == "wandb":
+            wandb = importlib.import_module("wandb")
+            wandb.init(project="selfsight", name=folder.name, dir=str(folder), config=dict(settings), resume="allow")
+            return lambda numbers, step: wandb.log(dict(numbers), step=step)
+        mlflow = importlib.import_module("mlflow")
+        mlflow.set_experiment("selfsight")
+        mlflow.start_run(run_name=folder.name)
+        return lambda numbers, step: mlflow.log_metrics(dict(numbers), step=step)
+    except ImportError:
+        raise UserError(f"--logger {name} needs it installed: pip install 'selfsight[{name}]'") from None
