@@ -1,6 +1,6 @@
 """What a source of images is, and what can go wrong with one image."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,6 +14,7 @@ class DataError(ValueError):
     """The data as a whole cannot be used; one line with value and remedy."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Images by position. Implementations are picklable (workers get a copy) and hold no image in memory."""
 

@@ -1,7 +1,7 @@
 """What a pipeline of views is: a plan (what is random), a cut (worker side, one large image), a rendering (batched)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -18,6 +18,7 @@ Cuts: TypeAlias = Sequence[UInt8[Tensor, "b v c s s"]]
 """Planned boxes, cut and resized: one stack per crop size, its views in the pipeline's order."""
 
 
+@runtime_checkable
 class Views(Protocol[B_co]):
     """A pipeline of views that yields batches of one type."""
 
