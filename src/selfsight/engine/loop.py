@@ -4,37 +4,29 @@ Data goes one way: loader -> views -> method.step -> objective -> optimiser -> (
 probe, checkpoint.
 """
 
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from selfsight import distributed
 from selfsight.batches import Images
 from selfsight.data.loader import Loader, plain_batches
 from selfsight.engine import checkpoint
-from selfsight.engine.journal import Journal
-from selfsight.engine.machine import Machine, average_gradients_, synchronise_
-from selfsight.engine.monitors import Monitors, alarm
-from selfsight.engine.optimisers import build_optimiser, clip_, set_rates_
-from selfsight.engine.progress import ProgressLine
-from selfsight.errors import TrainingError
+from selfsight.engine.machine import Machine, synchronise_
+from selfsight.engine.observer import Observer
+from selfsight.engine.signals import interruption
+from selfsight.engine.update import Updater
 from selfsight.keyed import words
 from selfsight.method import Clock, Method, Objective, drive
 from selfsight.recipes.recipe import Recipe
 
-MONITOR_EVERY = 5
-"""Lines of metrics.csv between two readings of the monitors: a reading costs an eigenvalue problem."""
-GIVE_UP = 10
-"""Updates in a row with a non-finite loss or gradient after which a run stops."""
+Ending = Literal["done", "stopped", "max-time"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,246 +45,113 @@ class Execution:
     quiet: bool = False
 
 
-class Updater:
-    """Gives each objective's optimisers their step: the engine's side of a ``yield``."""
-
-    def __init__(self, recipe: Recipe, machine: Machine, accumulate: int) -> None:
-        self.specs, self.machine, self.accumulate = recipe.optimisers, machine, accumulate
-        named = {name: list(parameters) for name, parameters in recipe.method.trainables().items()}
-        if named.keys() != self.specs.keys():
-            raise ValueError(f"the method trains {sorted(named)} but the recipe has optimisers {sorted(self.specs)}")
-        self.parameters = {name: [p for _, p in pairs] for name, pairs in named.items()}
-        self.optimisers = {name: build_optimiser(self.specs[name], pairs) for name, pairs in named.items()}
-        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "16")
-        self.norm = torch.zeros(())
-        self.bad = 0
-        self.begun: set[str] = set()
-
-    def begin(self, clock: Clock, *, first: bool, last: bool) -> None:
-        """Called before each micro-batch."""
-        self.clock, self.first, self.last = clock, first, last
-        self.begun.clear()
-
-    def __call__(self, objective: Objective) -> bool:
-        parameters = [p for name in objective.by for p in self.parameters[name]]
-        if self.accumulate > 1 and self.begun & set(objective.by):
-            raise TrainingError("this method steps one optimiser twice a batch, which --accumulate cannot split")
-        self.begun |= set(objective.by)
-        if self.first:
-            for name in objective.by:
-                self.optimisers[name].zero_grad(set_to_none=True)
-        loss = objective.loss / self.accumulate
-        torch.autograd.backward(self.scaler.scale(loss), inputs=parameters)
-        if not self.last:
-            return False
-        if self.machine.world > 1:
-            average_gradients_(parameters)
-        for held in objective.hold:
-            held.grad = None
-        return all([self._step(name, objective) for name in objective.by])
-
-    def _step(self, name: str, objective: Objective) -> bool:
-        optimiser, spec = self.optimisers[name], self.specs[name]
-        set_rates_(optimiser, spec, self.clock)
-        self.scaler.unscale_(optimiser)
-        self.norm = clip_(self.parameters[name], spec)
-        if self.machine.device.type == "cpu" and not bool(torch.isfinite(self.norm + objective.loss)):
-            self.refuse(float(objective.loss))
-            return False
-        scale = self.scaler.get_scale()
-        self.scaler.step(optimiser)
-        self.scaler.update()
-        self.bad = 0
-        return self.scaler.get_scale() >= scale
-
-    def refuse(self, loss: float) -> None:
-        """Counts an update that was not made because its numbers are not finite."""
-        self.bad += 1
-        if self.bad >= GIVE_UP:
-            raise TrainingError(
-                f"loss or gradient was not finite for {self.bad} updates up to step {self.clock.step} (loss {loss}); "
-                "the last checkpoint is good: lower --lr or use --precision 32 in a new run"
-            )
-
-
-def train(recipe: Recipe, loader: Loader, machine: Machine, how: Execution, probe: Callable[[], float] | None) -> str:
-    """Trains ``recipe`` and returns how it ended: ``done``, ``stopped`` (a signal) or ``max-time``."""
+def train(
+    recipe: Recipe, loader: Loader, machine: Machine, how: Execution, probe: Callable[[], float] | None = None
+) -> Ending:
+    """Trains ``recipe``; returns how it ended: the whole length, a signal, or ``max_seconds``. All are saved."""
     method, views, device = recipe.method, recipe.views, machine.device
     per_epoch, steps = loader.steps_per_epoch, loader.steps_per_epoch * recipe.epochs
     update = Updater(recipe, machine, how.accumulate)
-    monitors, sums, step, seconds, best = Monitors(), Sums(device), 0, 0.0, 0.0
-    last_path = how.folder / "checkpoints" / "last.pt"
+    observer = Observer(machine, batch=recipe.batch_size, steps=steps, log_every=how.log_every, quiet=how.quiet)
+    saved = _Saved(how.folder / "checkpoints", method, update, observer, machine)
     if how.resume:
-        state = checkpoint.load(last_path)
-        step, seconds, best = state["step"], state["seconds"], state["best"]
-        method.load_state_dict(state["method"])
-        for name, optimiser in update.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        update.scaler.load_state_dict(state["scaler"])
-        monitors.restore(state["monitors"], lambda x: x.to(device))
-        sums.restore(state["sums"])
+        saved.restore()
     elif machine.world > 1:
         synchronise_(method)
-    journal = Journal(how.folder, step=step, settings=how.settings, loggers=how.loggers) if machine.first else None
-    if journal:
-        loader.on_skip = journal.skip
-    progress = ProgressLine(steps, step, recipe.batch_size, quiet=how.quiet or not machine.first)
-    timings = Timings(seconds, recipe.batch_size)
+    observer.open(how.folder, step=saved.step, settings=how.settings, loggers=how.loggers)
+    loader.on_skip = observer.skip
+    timings, sweep = observer.timings, _sweep(recipe, loader, machine)
+    began = last_save = time.monotonic()
+    ended: Ending = "done"
 
-    def save(name: str = "last") -> None:
-        if machine.first:
-            checkpoint.save(how.folder / "checkpoints" / f"{name}.pt", {
-                "step": step, "steps": steps, "seconds": timings.total(), "best": best, "method": method.state_dict(),
-                "optimisers": {name: optimiser.state_dict() for name, optimiser in update.optimisers.items()},
-                "scaler": update.scaler.state_dict(), "monitors": monitors.state(), "sums": sums.state(),
-            })  # fmt: skip
+    def hand_over(objective: Objective) -> bool:
+        moved = update(objective)
+        observer.see(objective)
+        return moved
 
-    sweep = _sweep(recipe, loader, machine)
-    resumed_at, began, saved_at, ended = step, time.monotonic(), time.monotonic(), "done"
     method.train()
-    with interruption() as interrupted, progress:
-        for micro in loader.stream(step, steps):
+    with interruption() as interrupted, observer.progress:
+        for micro in loader.stream(saved.step, steps):
             timings.mark("data")
             clock = Clock(step=micro.step, steps=steps, epoch=micro.step // per_epoch, epochs=recipe.epochs)
             first, last = micro.micro == 0, micro.micro == how.accumulate - 1
-            if first and micro.step % per_epoch == 0 and _prepares(method):
+            if first and micro.step % per_epoch == 0 and type(method).before_epoch is not Method.before_epoch:
                 method.before_epoch(sweep, clock)
             _reseed(loader.seed, micro.step, micro.micro, machine.rank)
             batch = views.render(_to(micro.images, device), _to(views.plan(micro.key), device), micro.key)
             batch = _layout(batch, method.encoder)
             timings.mark("render")
             update.begin(clock, first=first, last=last)
-
-            def hand_over(objective: Objective) -> bool:
-                moved = update(objective)
-                sums.add(objective, last=update.last)
-                monitors.see(objective.watch)
-                return moved
-
             drive(method.step(batch, clock), hand_over, machine.autocast)
             timings.mark("step")
             if not last:
                 continue
-            step = micro.step + 1
-            progress.advance()
-            epoch_ends, over = step % per_epoch == 0, step == steps
-            if step % how.log_every == 0 or over:
-                row = {"step": micro.step, "epoch": clock.epoch, **sums.take(), **_rates(update, clock)}
-                if not np.isfinite(row["loss"]) and device.type != "cpu":
-                    update.refuse(row["loss"])
-                if step % (how.log_every * MONITOR_EVERY) == 0 or over:
-                    readings = monitors.read()
-                    row |= readings
-                    _raise_alarms(monitors.judge(readings, clock.progress), journal, progress, micro.step)
-                if journal:
-                    journal.add_metrics(row)
-                    journal.timings.add(spent := timings.take(micro.step))
-                    if spent["data_share"] > 0.5 and step - resumed_at > 5 * how.log_every:
-                        _raise_alarms([alarm("data_wait", spent["data_share"])], journal, progress, micro.step)
-                progress.show(row)
-            if probe and how.probe_every and ((epoch_ends and (clock.epoch + 1) % how.probe_every == 0) or over):
-                score = _probe(method, probe)
-                if journal:
-                    journal.add_metrics({"step": micro.step, "epoch": clock.epoch, "knn": score})
-                progress.show({"knn": score})
-                timings.skip()
-                if score > best:
-                    best = score
-                    save("best")
-            waited = time.monotonic() - began
-            if over:
-                break
+
+            timings.count()
+            saved.step = micro.step + 1
+            observer.after_update(clock, update)
+            over = saved.step == steps
+            if probe and how.probe_every and (over or saved.step % (per_epoch * how.probe_every) == 0):
+                method.eval()
+                score = probe()
+                method.train()
+                observer.score(clock, score)
+                saved.keep_best(score)
+            passed = time.monotonic() - began
             stop, late, due = _agree(
-                machine, step, interrupted(), how.max_seconds is not None and waited > how.max_seconds,
-                time.monotonic() - saved_at > how.save_seconds,
-            )  # fmt: skip
-            if stop or late:
-                ended = "stopped" if stop else "max-time"
+                machine,
+                saved.step,
+                interrupted(),
+                how.max_seconds is not None and passed > how.max_seconds,
+                time.monotonic() - last_save > how.save_seconds,
+            )
+            if over or stop or late:
+                ended = "done" if over else "stopped" if stop else "max-time"
                 break
             if due:
-                save()
-                saved_at = time.monotonic()
-        save()
-        loader.close()
+                saved.write("last")
+                last_save = time.monotonic()
+                timings.skip()
+        saved.write("last")
+    loader.close()
     return ended
 
 
-class Sums:
-    """The mean of what objectives log between two lines of metrics.csv, kept on the device: no synchronisation."""
+class _Saved:
+    """What a checkpoint holds: the count of updates made and the state of everything that has one."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.kept: dict[str, Tensor] = {}
-        self.updates = 0
+    def __init__(self, folder: Path, method: Method, update: Updater, observer: Observer, machine: Machine) -> None:
+        self.folder, self.method, self.update, self.observer = folder, method, update, observer
+        self.writes = machine.first
+        self.step = 0
+        self.best = 0.0
 
-    @torch.no_grad()
-    def add(self, objective: Objective, *, last: bool) -> None:
-        for name, value in {"loss": objective.loss, **objective.log}.items():
-            key = name if objective.by == ("main",) or name != "loss" else f"loss_{'_'.join(objective.by)}"
-            pair = torch.stack([value.detach().double().to(self.device), torch.ones((), device=self.device).double()])
-            self.kept[key] = self.kept[key] + pair if key in self.kept else pair
+    def write(self, name: Literal["last", "best"]) -> None:
+        if self.update.machine.device.type != "cpu" and not self.update.sound():
+            return  # weights may be damaged already: the last good checkpoint stays
+        if not self.writes:
+            return
+        state = {
+            "step": self.step,
+            "steps": self.observer.steps,
+            "best": self.best,
+            "method": self.method.state_dict(),
+            "update": self.update.state(),
+            "observer": self.observer.state(),
+        }
+        checkpoint.save(self.folder / f"{name}.pt", state)
 
-    def take(self) -> dict[str, float]:
-        means = {name: distributed.mean(pair[0] / pair[1]) for name, pair in self.kept.items()}
-        self.kept = {}
-        out = {name: float(value) for name, value in means.items()}
-        return {"loss": sum(v for k, v in out.items() if k.startswith("loss")), **out}
+    def restore(self) -> None:
+        state = checkpoint.load(self.folder / "last.pt")
+        self.step, self.best = state["step"], state["best"]
+        self.method.load_state_dict(state["method"])
+        self.update.restore(state["update"])
+        self.observer.restore(state["observer"])
 
-    def state(self) -> dict[str, Tensor]:
-        return {name: pair.cpu() for name, pair in self.kept.items()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.kept = {name: pair.to(self.device) for name, pair in state.items()}
-
-
-class Timings:
-    """Where the time goes: waiting for data, rendering views, stepping."""
-
-    def __init__(self, before: float, batch: int) -> None:
-        self.before, self.batch = before, batch
-        self.start = self.last = time.perf_counter()
-        self.spent = {"data": 0.0, "render": 0.0, "step": 0.0}
-        self.taken = 0
-
-    def mark(self, name: str) -> None:
-        now = time.perf_counter()
-        self.spent[name] += now - self.last
-        self.last = now
-
-    def skip(self) -> None:
-        """Leaves out what passed since the last mark (a probe)."""
-        self.last = time.perf_counter()
-
-    def total(self) -> float:
-        return self.before + time.perf_counter() - self.start
-
-    def take(self, step: int) -> dict[str, float]:
-        whole = sum(self.spent.values()) or 1e-9
-        shares = {f"{name}_share": value / whole for name, value in self.spent.items()}
-        updates, self.taken = step + 1 - self.taken if self.taken else 0, step + 1
-        self.spent = dict.fromkeys(self.spent, 0.0)
-        return {"step": step, "seconds": self.total(), "images_per_second": updates * self.batch / whole, **shares}
-
-
-@contextmanager
-def interruption() -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a question that the loop asks; the second one ends at once."""
-    caught: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever started it handles signals
-        before = {}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def keep_best(self, score: float) -> None:
+        if score > self.best:
+            self.best = score
+            self.write("best")
 
 
 def _agree(machine: Machine, step: int, *wishes: bool) -> list[bool]:
@@ -328,15 +187,11 @@ def _layout(batch: Any, encoder: Any) -> Any:
 
     def convert(x: Any) -> Any:
         if isinstance(x, Tensor):
-            floats = x.ndim == 4 and x.is_floating_point()
-            return x.contiguous(memory_format=torch.channels_last) if floats else x
+            picture = x.ndim == 4 and x.is_floating_point()
+            return x.contiguous(memory_format=torch.channels_last) if picture else x
         return tuple(convert(part) for part in x)
 
     return type(batch)(*(convert(part) for part in batch))
-
-
-def _prepares(method: Method) -> bool:
-    return type(method).before_epoch is not Method.before_epoch
 
 
 def _sweep(recipe: Recipe, loader: Loader, machine: Machine) -> Callable[[], Iterator[Images]]:
@@ -349,22 +204,3 @@ def _sweep(recipe: Recipe, loader: Loader, machine: Machine) -> Callable[[], Ite
             yield plain.render(_to(images, machine.device), _to(plain.plan(key), machine.device), key)
 
     return sweep
-
-
-def _rates(update: Updater, clock: Clock) -> dict[str, float]:
-    spec = next(iter(update.specs.values()))
-    return {"lr": spec.lr(clock), "weight_decay": spec.weight_decay(clock), "grad_norm": float(update.norm)}
-
-
-def _raise_alarms(alarms: list[Any], journal: Journal | None, progress: ProgressLine, step: int) -> None:
-    for found in alarms:
-        if journal:
-            journal.alarms.add({"step": step, **vars(found)})
-        progress.say(f"step {step}: {found.name} ({found.value:.3g}): {found.cause}; {found.advice}", once=found.name)
-
-
-def _probe(method: nn.Module, probe: Callable[[], float]) -> float:
-    method.eval()
-    score = probe()
-    method.train()
-    return score

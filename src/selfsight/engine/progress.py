@@ -1,4 +1,4 @@
-"""The live line: images/s, time left, loss, rank of the features, the last kNN. Plain lines where there is no terminal."""
+"""The live line: images/s, time left, loss, rank of the features, last kNN; plain lines where there is no terminal."""
 
 import time
 from collections.abc import Mapping

@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from selfsight.encoders.protocol import Encoder
-from selfsight.method import Method, Schedule
+from selfsight.method import Method
+from selfsight.schedules import Curve
 from selfsight.views.protocol import Views
 
 B = TypeVar("B")
@@ -58,8 +59,8 @@ class OptimiserSpec:
     """An optimiser before it meets its parameters; ``lr`` is already scaled by the batch."""
 
     build: Callable[..., Optimizer]
-    lr: Schedule
-    weight_decay: Schedule
+    lr: Curve
+    weight_decay: Curve
     groups: Callable[[str, nn.Parameter], Group]
     clip: float | None = None
     clip_each: Literal["all", "tensor"] = "all"

@@ -1,0 +1,97 @@
+"""The engine's side of a ``yield``: backward, averaging, holding, clipping and stepping."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from selfsight.engine.machine import Machine, average_gradients_
+from selfsight.engine.optimisers import build_optimiser, clip_, set_rates_
+from selfsight.errors import TrainingError
+from selfsight.method import Clock, Objective
+from selfsight.recipes.recipe import Recipe
+
+GIVE_UP = 10
+"""Updates in a row with a non-finite gradient after which a run stops."""
+
+
+class Updater:
+    """Gives each objective's optimisers their step: the engine's side of a ``yield``."""
+
+    def __init__(self, recipe: Recipe, machine: Machine, accumulate: int) -> None:
+        self.specs, self.machine, self.accumulate = recipe.optimisers, machine, accumulate
+        named = {name: list(parameters) for name, parameters in recipe.method.trainables().items()}
+        if named.keys() != self.specs.keys():
+            raise ValueError(f"the method trains {sorted(named)} but the recipe has optimisers {sorted(self.specs)}")
+        self.parameters = {name: [p for _, p in pairs] for name, pairs in named.items()}
+        self.optimisers = {name: build_optimiser(self.specs[name], pairs) for name, pairs in named.items()}
+        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "16")
+        self.norm = torch.zeros(())
+        self.bad = 0
+        self.begun: set[str] = set()
+
+    def begin(self, clock: Clock, *, first: bool, last: bool) -> None:
+        """Called before each micro-batch."""
+        self.clock, self.first, self.last = clock, first, last
+        self.begun.clear()
+
+    def __call__(self, objective: Objective) -> bool:
+        parameters = [p for name in objective.by for p in self.parameters[name]]
+        if self.accumulate > 1 and self.begun & set(objective.by):
+            raise TrainingError("this method steps one optimiser twice a batch, which --accumulate cannot split")
+        self.begun |= set(objective.by)
+        if self.first:
+            for name in objective.by:
+                self.optimisers[name].zero_grad(set_to_none=True)
+        loss = objective.loss / self.accumulate
+        torch.autograd.backward(self.scaler.scale(loss), inputs=parameters)
+        if not self.last:
+            return False
+        if self.machine.world > 1:
+            average_gradients_(parameters)
+        for held in objective.hold:
+            held.grad = None
+        moves = [self._step(name, objective) for name in objective.by]  # every one steps, whatever the others did
+        return all(moves)
+
+    def _step(self, name: str, objective: Objective) -> bool:
+        optimiser, spec = self.optimisers[name], self.specs[name]
+        set_rates_(optimiser, spec, self.clock)
+        self.scaler.unscale_(optimiser)
+        self.norm = clip_(self.parameters[name], spec)
+        if self.machine.device.type == "cpu" and not self.sound():
+            self.refuse(float(objective.loss))
+            return False
+        scale = self.scaler.get_scale()
+        self.scaler.step(optimiser)
+        self.scaler.update()
+        self.bad = 0
+        return self.scaler.get_scale() >= scale
+
+    def sound(self) -> bool:
+        """Whether the last gradient was finite, on every process alike. On a GPU asking waits for it."""
+        return bool(torch.isfinite(self.norm))
+
+    def refuse(self, loss: float) -> None:
+        """Counts an update that was not made on a CPU; on a GPU, which is asked only now and then, ends the run."""
+        self.bad += 1
+        if self.bad >= GIVE_UP or self.machine.device.type != "cpu":
+            raise TrainingError(
+                f"the gradient was not finite up to step {self.clock.step} (loss {loss:g}); the last checkpoint is good: "
+                "lower --lr or use --precision 32 in a new run"
+            )
+
+    def rates(self) -> dict[str, float]:
+        """Learning rate and weight decay of the first optimiser, and its last gradient norm."""
+        spec = next(iter(self.specs.values()))
+        return {"lr": spec.lr(self.clock), "weight_decay": spec.weight_decay(self.clock), "grad_norm": float(self.norm)}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        kept = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
+        return {"optimisers": kept, "scaler": self.scaler.state_dict()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.scaler.load_state_dict(state["scaler"])

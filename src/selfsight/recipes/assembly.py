@@ -1,0 +1,127 @@
+"""From flags to a recipe: encoder, setting, the recipe's own choices, overrides; with what was resolved, in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from selfsight.encoders.build import build_encoder
+from selfsight.errors import UserError, unknown
+from selfsight.flags import Flags
+from selfsight.recipes import catalogue
+from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting
+from selfsight.schedules import constant
+
+SMALL = 96
+"""Pixels a side up to which the papers' small-image settings apply."""
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A recipe and what was resolved on the way to it."""
+
+    recipe: Recipe
+    encoder: Any
+    resolved: dict[str, Any]
+
+
+def resolve_size(flags: Flags, native: tuple[int, int, int] | None) -> int:
+    """The image size: the flag's, else the data's own where all images share one of at most 96 px, else 224."""
+    if flags.image_size:
+        return flags.image_size
+    return max(native[1:]) if native and max(native[1:]) <= SMALL else 224
+
+
+def assemble(
+    method: str, flags: Flags, hyper: Mapping[str, Any], *, samples: int, native: tuple[int, int, int] | None
+) -> Assembly:
+    """Builds encoder and recipe. Equal flags give equal weights: the seed is set here."""
+    card = catalogue.card(method)
+    function = catalogue.recipe_function(method)
+    own = catalogue.hyper_parameters(method)
+    for name in hyper:
+        if name not in own:
+            raise unknown(f"flag of {method}", name, own)
+    size = resolve_size(flags, native)
+    small = size <= SMALL
+    backbone = flags.backbone or (card.small_encoder if small else card.encoder)
+    options = dict(card.small_options) if small and not flags.backbone else {}
+    if flags.patch_size:
+        options["patch_size"] = flags.patch_size
+    torch.manual_seed(flags.seed)
+    try:
+        encoder = build_encoder(
+            backbone, image_size=size, channels=flags.channels, pretrained=flags.pretrained, **options
+        )
+        setting = Setting(
+            encoder=encoder,
+            image_size=size,
+            channels=flags.channels,
+            samples=samples,
+            epochs=flags.epochs,
+            batch_size=flags.batch_size,
+        )
+        recipe = function(setting, **hyper)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    recipe = replace(recipe, optimisers=_override(recipe.optimisers, flags))
+    if recipe.batch_size > samples:
+        raise UserError(
+            f"the batch of {recipe.batch_size} is larger than the data, {samples} images; "
+            f"use --batch-size {_power_of_two(samples)} or less"
+        )
+    if recipe.batch_size % (flags.accumulate * flags.devices):
+        raise UserError(
+            f"--batch-size {recipe.batch_size} does not divide into {flags.devices} devices x "
+            f"{flags.accumulate} micro-batches"
+        )
+    return Assembly(recipe, encoder, _words(recipe, backbone, options, size))
+
+
+def _override(specs: Mapping[str, OptimiserSpec], flags: Flags) -> dict[str, OptimiserSpec]:
+    """``--lr`` moves the first optimiser's peak and the others' in proportion; ``--weight-decay`` moves all."""
+    out: dict[str, OptimiserSpec] = {}
+    first = next(iter(specs.values()))
+    for name, spec in specs.items():
+        if flags.lr is not None:
+            spec = replace(spec, lr=spec.lr.with_peak(flags.lr * spec.lr.peak / first.lr.peak))
+        if flags.weight_decay is not None:
+            decay = spec.weight_decay
+            moved = decay.with_peak(flags.weight_decay) if decay.peak else constant(flags.weight_decay)
+            spec = replace(spec, weight_decay=moved)
+        out[name] = spec
+    return out
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (max(n, 1).bit_length() - 1)
+
+
+def _words(recipe: Recipe, backbone: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """What was resolved, as plain values for run.yaml and for a person."""
+
+    def optimiser(spec: OptimiserSpec) -> dict[str, Any]:
+        build = spec.build.func if isinstance(spec.build, partial) else spec.build
+        settings = dict(spec.build.keywords) if isinstance(spec.build, partial) else {}
+        words = {"name": build.__name__, **{k: _plain(v) for k, v in settings.items()}}
+        words |= {"lr": str(spec.lr), "weight_decay": str(spec.weight_decay)}
+        return words | ({"clip": f"{spec.clip:g} ({spec.clip_each})"} if spec.clip else {})
+
+    described = getattr(recipe.views, "describe", None)
+    return {
+        "image_size": size,
+        "backbone": backbone,
+        **({"backbone_options": {k: _plain(v) for k, v in options.items()}} if options else {}),
+        "epochs": recipe.epochs,
+        "batch_size": recipe.batch_size,
+        "optimisers": {name: optimiser(spec) for name, spec in recipe.optimisers.items()},
+        **({"views": described()} if described else {}),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
