@@ -1,0 +1,72 @@
+"""Heads that end in a comparison with ``k`` unit vectors: SwAV's prototypes and DINO's weight-normed last layer."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+from torch.nn.utils.parametrizations import weight_norm
+
+
+class Prototypes(nn.Module):
+    """``k`` trainable unit vectors; the scores are cosines where the features are unit vectors too.
+
+    The engine's update moves a prototype off the sphere, so a method calls ``renormalise_`` before every forward.
+    Initialised as ``nn.Linear`` is; SwAV's code does the same and renormalises before the first forward.
+
+    >>> prototypes = Prototypes(16, 100)
+    >>> prototypes.renormalise_()
+    >>> prototypes(normalize(torch.randn(4, 16), dim=-1)).shape
+    torch.Size([4, 100])
+    """
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.Linear(width, count, bias=False).weight.detach())
+
+    @torch.no_grad()
+    def renormalise_(self) -> None:
+        """Brings every prototype back to length 1, in place and outside of autograd."""
+        self.weight.copy_(normalize(self.weight, dim=-1))
+
+    def forward(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
+        """In float32 under autocast too: a cosine in bfloat16 is off by up to 0.004, or 0.08 after division by 0.05."""
+        with torch.autocast(z.device.type, enabled=False):
+            return linear(z.to(self.weight.dtype), self.weight)
+
+
+class DistillationHead(nn.Module):
+    r"""DINO's head: a perceptron, the L2 norm, and a linear layer without bias whose rows have a length of their own.
+
+    .. math:: s_k = g_k \frac{w_k^\top}{\lVert w_k \rVert} \frac{f(h)}{\lVert f(h) \rVert}
+
+    ``fixed_gain`` keeps every :math:`g_k` at 1, where the outputs are cosines: DINO's default, and safer. The paper's
+    ViT-S trains the gains. ``trunk`` is :math:`f`, whose output has width ``bottleneck``.
+    """
+
+    def __init__(self, trunk: nn.Module, bottleneck: int, outputs: int, *, fixed_gain: bool = True) -> None:
+        super().__init__()
+        self.trunk = trunk
+        last = nn.Linear(bottleneck, outputs, bias=False)
+        self.last = weight_norm(last)
+        gain = self.last.get_parameter("parametrizations.weight.original0")
+        nn.init.ones_(gain)
+        gain.requires_grad = not fixed_gain
+
+    @property
+    def last_layer(self) -> tuple[nn.Parameter, ...]:
+        """What DINO holds in the first epoch."""
+        return tuple(p for p in self.last.parameters() if p.requires_grad)
+
+    def forward(self, h: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
+        z = self.trunk(h)
+        # normalised in float32: the eps of 1e-12 is zero in half precision
+        return self.last(normalize(z.float() if z.dtype in (torch.float16, torch.bfloat16) else z, dim=-1))
+
+
+def truncated_normal_(module: nn.Module, std: float = 0.02) -> None:
+    """Every linear layer from a normal cut at two units, biases zero: the start of DINO's perceptron."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=std)
+            if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                nn.init.zeros_(layer.bias)
