@@ -77,8 +77,8 @@ class Updater:
         self.bad += 1
         if self.bad >= GIVE_UP or self.machine.device.type != "cpu":
             raise TrainingError(
-                f"the gradient was not finite up to step {self.clock.step} (loss {loss:g}); the last checkpoint is good: "
-                "lower --lr or use --precision 32 in a new run"
+                f"the gradient was not finite up to step {self.clock.step} (loss {loss:g}); "
+                "the last checkpoint is good: lower --lr or use --precision 32 in a new run"
             )
 
     def rates(self) -> dict[str, float]:

@@ -82,17 +82,17 @@ def assemble(
 
 def _override(specs: Mapping[str, OptimiserSpec], flags: Flags) -> dict[str, OptimiserSpec]:
     """``--lr`` moves the first optimiser's peak and the others' in proportion; ``--weight-decay`` moves all."""
-    out: dict[str, OptimiserSpec] = {}
     first = next(iter(specs.values()))
-    for name, spec in specs.items():
+
+    def moved(spec: OptimiserSpec) -> OptimiserSpec:
+        lr, decay = spec.lr, spec.weight_decay
         if flags.lr is not None:
-            spec = replace(spec, lr=spec.lr.with_peak(flags.lr * spec.lr.peak / first.lr.peak))
+            lr = lr.with_peak(flags.lr * lr.peak / first.lr.peak)
         if flags.weight_decay is not None:
-            decay = spec.weight_decay
-            moved = decay.with_peak(flags.weight_decay) if decay.peak else constant(flags.weight_decay)
-            spec = replace(spec, weight_decay=moved)
-        out[name] = spec
-    return out
+            decay = decay.with_peak(flags.weight_decay) if decay.peak else constant(flags.weight_decay)
+        return replace(spec, lr=lr, weight_decay=decay)
+
+    return {name: moved(spec) for name, spec in specs.items()}
 
 
 def _power_of_two(n: int) -> int:

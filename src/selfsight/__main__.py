@@ -1,0 +1,5 @@
+"""``python -m selfsight`` is the command line."""
+
+from selfsight.cli import main
+
+main()

@@ -1,0 +1,57 @@
+"""Several processes on one machine: this program again, once a device, with the environment that Fabric reads."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from selfsight.errors import TrainingError
+
+_PLACE = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that were started together (by ``launch``, torchrun or SLURM)."""
+    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+    return slurm or all(name in os.environ for name in ("RANK", "LOCAL_RANK"))
+
+
+def launch(processes: int, arguments: Sequence[str]) -> None:
+    """Runs ``python -m selfsight ARGUMENTS`` in each of ``processes`` processes and waits for all.
+
+    Ctrl-C reaches the children by the terminal; SIGTERM is handed on. When one fails, the others are ended.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    threads = max((os.cpu_count() or 1) // processes, 1)
+    children: list[subprocess.Popen[bytes]] = []
+    for rank in range(processes):
+        place = dict(zip(_PLACE, map(str, (rank, rank, 0, processes, processes)), strict=True))
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **place}
+        children.append(subprocess.Popen([sys.executable, "-m", "selfsight", *arguments], env=environment))
+
+    def hand_on(number: int, frame: object) -> None:
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, hand_on), signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        while any(child.poll() is None for child in children):
+            if any(child.poll() not in (None, 0) for child in children):
+                time.sleep(2)  # the others may be leaving for the same reason
+                hand_on(0, None)
+                for child in children:
+                    child.kill() if child.poll() is None else None
+                break
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+    codes = [child.wait() for child in children]
+    if any(codes):
+        raise TrainingError(f"one of {processes} processes failed (exit codes {codes}); its message stands above")

@@ -1,0 +1,163 @@
+"""A run on disk: its folder, its settings, and the way back from a folder to a recipe, an encoder and the data."""
+
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from selfsight.data.opening import open_data
+from selfsight.data.protocol import Source
+from selfsight.engine import checkpoint
+from selfsight.errors import UserError
+from selfsight.flags import LEARNING, Flags, flags_from
+from selfsight.recipes.assembly import Assembly, assemble
+from selfsight.recipes.recipe import Recipe
+
+FORMAT = 1
+PARTS = (
+    "run.yaml checkpoints encoder.safetensors encoder.json metrics.csv timings.csv alarms.csv skipped.csv "
+    "evaluation report.html"
+).split()
+"""What a run puts into its folder: ``--overwrite`` deletes these and nothing else."""
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Writes run.yaml."""
+    text = yaml.safe_dump({"format": FORMAT, **settings}, sort_keys=False, allow_unicode=True)
+    checkpoint.write_atomically(folder / "run.yaml", text.encode())
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Reads a run.yaml, or that of a run's folder."""
+    path = path / "run.yaml" if path.is_dir() else path
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no run at {path.parent}: it has no run.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a run's settings ({type(error).__name__})") from None
+    if not isinstance(settings, dict) or not {"format", "method", "flags"} <= settings.keys():
+        raise UserError(f"{path} is not a run's settings: it must name format, method and flags")
+    if settings["format"] > FORMAT:
+        raise UserError(f"{path} was written by a newer selfsight (format {settings['format']}); upgrade selfsight")
+    return settings
+
+
+def prepare_folder(folder: Path, flags: Flags) -> None:
+    """Makes the folder of a new run; one that holds another run is kept unless ``--overwrite`` is given."""
+    if (folder / "run.yaml").exists():
+        if not flags.overwrite:
+            raise UserError(
+                f"{folder} holds another run; go on with it by --resume, delete it by --overwrite, "
+                "or choose another --out"
+            )
+        for part in PARTS:
+            target = folder / part
+            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists, is not empty and holds no run; choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another --out") from None
+
+
+def resumed_flags(method: str, flags: Flags, hyper: Mapping[str, Any], folder: Path) -> tuple[Flags, dict[str, Any]]:
+    """The flags to go on with: the run's own, with this call's execution flags.
+
+    A learning flag that this call gives another value is refused; one that it leaves alone is the run's.
+    """
+    settings = read_settings(folder)
+    if settings["method"] != method:
+        raise UserError(f"{folder} is a run of {settings['method']}, not of {method}; choose another --out")
+    before, standard = settings["flags"], Flags().plain()
+    now = flags.plain()
+    differing = [
+        f"--{name.replace('_', '-')} {before.get(name)} -> {now[name]}"
+        for name in sorted(LEARNING)
+        if now[name] != standard[name] and now[name] != before.get(name)
+    ]
+    own = settings.get("hyper", {})
+    differing += [f"--{k.replace('_', '-')} {own.get(k)} -> {v}" for k, v in hyper.items() if own.get(k) != v]
+    if differing:
+        raise UserError(
+            f"{folder} was begun with other settings ({', '.join(differing)}); "
+            "resume without them, or start anew with --init-from"
+        )
+    execution = {f.name: getattr(flags, f.name) for f in fields(Flags) if f.name not in LEARNING}
+    learning = {name: before[name] for name in LEARNING if name in before}
+    return flags_from({**learning, **execution}), dict(own)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    names = ("selfsight", "torch", "torchvision", "timm", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def cache_folder() -> Path:
+    """Where decoded images and indices are kept: ``SELFSIGHT_CACHE``, else the user's cache folder."""
+    return Path(os.environ.get("SELFSIGHT_CACHE", Path.home() / ".cache" / "selfsight"))
+
+
+class OpenRun:
+    """A run's folder, opened to be evaluated, embedded, exported or reported."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise UserError(f"there is no run at {self.path}")
+        self.settings = read_settings(self.path)
+        self.flags = flags_from({k: v for k, v in self.settings["flags"].items() if v is not None})
+
+    @property
+    def method(self) -> str:
+        return self.settings["method"]
+
+    @property
+    def image_size(self) -> int:
+        return self.settings["resolved"]["image_size"]
+
+    @cached_property
+    def assembly(self) -> Assembly:
+        """Encoder and recipe as the run was begun, before any training."""
+        data = self.settings["data"]
+        native = tuple(data["native"]) if data.get("native") else None
+        return assemble(self.method, self.flags, self.settings.get("hyper", {}), samples=data["samples"], native=native)
+
+    def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
+        """The recipe with the run's trained weights."""
+        state = checkpoint.load(self.path / "checkpoints" / f"{which}.pt")
+        self.assembly.recipe.method.load_state_dict(state["method"])
+        return self.assembly.recipe
+
+    def encoder(self) -> Any:
+        """The trained encoder, from encoder.safetensors or, for a run that has not ended, the last checkpoint."""
+        from selfsight.encoders.store import load_encoder  # noqa: PLC0415 - imports timm
+
+        if (self.path / "encoder.safetensors").exists():
+            return load_encoder(self.path).eval()
+        return self.recipe().method.encoder.eval()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def source(self, split: Literal["train", "test", "all"] = "train") -> Source:
+        """The run's data."""
+        return open_data(
+            self.flags.data,
+            split=split,
+            image_size=self.image_size,
+            limit=self.flags.limit if split == "train" else None,
+            labels=self.flags.labels,
+            seed=self.flags.seed,
+        )
+
+
+def open_run(path: Path | str) -> OpenRun:
+    """Opens a run's folder; a ``UserError`` where there is none."""
+    return OpenRun(path)
