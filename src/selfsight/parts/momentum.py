@@ -1,6 +1,6 @@
 """Momentum targets: copies of a network that follow it slowly and get no gradient."""
 
-# pyright: reportPrivateImportUsage=false
+# pyright: reportPrivateImportUsage=false, reportPrivateUsage=false
 # torch._foreach_* is what torch's own moving averages are built of
 
 import copy
