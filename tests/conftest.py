@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jaxtyping
 
-jaxtyping.install_import_hook("selfsight", "beartype.beartype")
+jaxtyping.install_import_hook("selfsight", "typecheck.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -1,0 +1,343 @@
+"""The command line. Heavy imports stand inside the commands: ``selfsight list`` needs no torch."""
+
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from selfsight.errors import TrainingError, UserError, unknown
+from selfsight.flags import Flags
+from selfsight.recipes import catalogue
+
+app = App(
+    name="selfsight",
+    help="Self-supervised learning of vision: pretrain on unlabelled images, evaluate, embed, export.",
+    version_flags=["--version"],
+    default_parameter=Parameter(negative_iterable=(), negative_none=()),
+)
+OWN, RUN = Group("The method's own", sort_key=1), Group("The run", sort_key=2)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs one command: exit code 0 done, 1 a run that could not go on, 2 a mistake of the call, 130 interrupted."""
+    words = list(sys.argv[1:] if words is None else words)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        if words[:1] == ["pretrain"]:
+            app.command(_pretrain_command(words), name="pretrain")
+            words = _from_file(words)
+        app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _leave(_one_line(error), 2, debug)
+    except KeyboardInterrupt:
+        _leave("interrupted", 130, debug)
+    except TrainingError as error:
+        _leave(str(error), 1, debug)
+    except (UserError, *_data_errors()) as error:
+        _leave(str(error), 2, debug)
+
+
+def _data_errors() -> tuple[type[Exception], ...]:
+    from selfsight.data.protocol import DataError  # noqa: PLC0415 - looked up when an error is at hand
+
+    return (DataError,)
+
+
+def _leave(message: str, code: int, debug: bool) -> None:
+    print(f"selfsight: {message}", file=sys.stderr)
+    if debug:
+        raise  # noqa: PLE0704 - called from an except clause
+    raise SystemExit(code)
+
+
+def _one_line(error: CycloptsError) -> str:
+    return " ".join(str(error).split())
+
+
+@app.command(name="list")
+def list_() -> None:
+    """The methods: name, year, family, and a line on each."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console()
+    table = Table("method", "year", "family", "what it does", box=None, pad_edge=False)
+    for card in catalogue.cards().values():
+        table.add_row(card.name, str(card.year), card.family, card.fact)
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+
+
+@app.command
+def show(method: str, *, image_size: int = 224, samples: int = 1_281_167) -> None:
+    """What a method is, its flags, and what it resolves to at an image size."""
+    import docstring_parser  # noqa: PLC0415
+
+    from selfsight.recipes.assembly import assemble  # noqa: PLC0415
+
+    card = catalogue.card(method)
+    print(f"{card.title} ({card.year}" + (f", arXiv {card.arxiv}" if card.arxiv else "") + f"): {card.fact}\n")
+    function = catalogue.recipe_function(method)
+    print(inspect.cleandoc(function.__doc__ or "") + "\n")
+    parsed = docstring_parser.parse(function.__doc__ or "")
+    described = {p.arg_name: p.description for p in parsed.params}
+    for name, parameter in catalogue.hyper_parameters(method).items():
+        print(f"  --{name.replace('_', '-')} (default {parameter.default}): {described.get(name) or ''}")
+    print(f"\nAt {image_size} px it resolves to:")
+    made = assemble(method, Flags(image_size=image_size), {}, samples=samples, native=None)
+    import yaml  # noqa: PLC0415
+
+    print(yaml.safe_dump(made.resolved, sort_keys=False, allow_unicode=True))
+
+
+def _pretrain_command(words: Sequence[str]) -> Any:
+    """``pretrain`` with the flags of the method that the words name, if they name one."""
+    named = next((word for word in words[1:] if not word.startswith("-")), None)
+    own = _own_parameters(named) if named in catalogue.cards() else []
+
+    def pretrain(method: str, **options: Any) -> None:
+        from selfsight.pretraining import run_from_flags  # noqa: PLC0415
+
+        mine = {p.name for p in own}
+        catalogue.card(method)
+        hyper = {k: v for k, v in options.items() if k in mine and v is not None}
+        flags = Flags(**{k: v for k, v in options.items() if k not in mine})
+        _, ended = run_from_flags(method, flags, hyper, say=lambda text: print(text, flush=True))
+        if ended == "stopped":
+            raise SystemExit(130)
+
+    general = [
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=f.default if f.default is not MISSING else None,
+            annotation=Annotated[f.type, Parameter(help=f.metadata["help"], group=RUN)],
+        )
+        for f in fields(Flags)
+    ]
+    first = inspect.Parameter(
+        "method",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        annotation=Annotated[str, Parameter(help="A name from `selfsight list`.")],
+    )
+    pretrain.__signature__ = inspect.Signature([first, *own, *general])  # pyright: ignore[reportFunctionMemberAccess]
+    pretrain.__annotations__ = {p.name: p.annotation for p in (first, *own, *general)}
+    pretrain.__doc__ = "Pretrain a backbone on images without labels."
+    return pretrain
+
+
+def _own_parameters(method: str) -> list[inspect.Parameter]:
+    import docstring_parser  # noqa: PLC0415
+
+    parsed = docstring_parser.parse(catalogue.recipe_function(method).__doc__ or "")
+    described = {p.arg_name: p.description for p in parsed.params}
+    return [
+        p.replace(annotation=Annotated[p.annotation, Parameter(help=described.get(name, ""), group=OWN)])
+        for name, p in catalogue.hyper_parameters(method).items()
+    ]
+
+
+def _from_file(words: list[str]) -> list[str]:
+    """``pretrain --from RUN.yaml`` is the command that the file repeats, with the flags given here put over it."""
+    if "--from" not in words:
+        return words
+    at = words.index("--from")
+    if at + 1 == len(words):
+        raise UserError("--from needs the run.yaml to repeat")
+    from selfsight.engine.run import read_settings  # noqa: PLC0415
+    from selfsight.flags import flags_from  # noqa: PLC0415
+    from selfsight.pretraining import arguments  # noqa: PLC0415
+
+    path, rest = Path(words[at + 1]), [*words[1:at], *words[at + 2 :]]
+    settings = read_settings(path)
+    flags = flags_from({k: v for k, v in settings["flags"].items() if v is not None and k != "out"})
+    again = arguments(settings["method"], flags, settings.get("hyper", {}))
+    given = {word.split("=")[0] for word in rest if word.startswith("--")}
+    kept = [again[0], again[1]]
+    for i, word in enumerate(again[2:], start=2):
+        owner = word if word.startswith("--") else again[i - 1]
+        if owner not in given:
+            kept.append(word)
+    app.command(_pretrain_command(kept), name="pretrain")
+    return [*kept, *rest]
+
+
+@app.command
+def evaluate(
+    run: Path,
+    *,
+    data: str | None = None,
+    protocol: str = "knn,linear",
+    limit: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    workers: int = 0,
+    epochs: int | None = None,
+    labels: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """How good a run's features are, beside raw pixels and the same encoder at random initialisation.
+
+    Args:
+        run: the run's folder.
+        data: labelled images. Default: the run's own.
+        protocol: of knn, linear, linear-sgd, finetune, quality; several with commas.
+        limit: use only so many images of each split, by key.
+        device: where to compute.
+        workers: processes that decode large images.
+        epochs: length of the protocols that train. Default: the papers'.
+        labels: CSV of path,label.
+        seed: seed of subsets and of the random encoder.
+    """
+    from selfsight.engine.machine import pick_device  # noqa: PLC0415
+    from selfsight.evaluation.evaluate import evaluate as evaluate_  # noqa: PLC0415
+
+    evaluate_(
+        run,
+        data=data,
+        protocols=tuple(part.strip() for part in protocol.split(",")),
+        limit=limit,
+        device=pick_device(device),
+        workers=workers,
+        epochs=epochs,
+        labels=labels,
+        seed=seed,
+    )
+
+
+@app.command
+def embed(
+    run: Path,
+    *,
+    data: str | None = None,
+    out: Path = Path("features.parquet"),
+    kind: Literal["pooled", "patches"] = "pooled",
+    split: Literal["train", "test", "all"] = "all",
+    limit: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    workers: int = 0,
+) -> None:
+    """Writes the features of images to a parquet or npy file.
+
+    Args:
+        run: the run's folder.
+        data: the images. Default: the run's own.
+        out: file to write, .parquet or .npy.
+        kind: one vector an image, or one a patch.
+        split: which part of the data.
+        limit: only so many images, by key.
+        device: where to compute.
+        workers: processes that decode large images.
+    """
+    from selfsight.engine.machine import pick_device  # noqa: PLC0415
+    from selfsight.evaluation.embed import embed as embed_  # noqa: PLC0415
+
+    path = embed_(
+        run, data=data, out=out, kind=kind, split=split, limit=limit, device=pick_device(device), workers=workers
+    )
+    print(path)
+
+
+@app.command
+def export(
+    run: Path,
+    *,
+    format: Literal["timm", "torchvision", "onnx", "huggingface", "safetensors"],
+    out: Path | None = None,
+) -> None:
+    """Hands the backbone over to timm, torchvision, ONNX or the Hub.
+
+    Args:
+        run: the run's folder.
+        format: what to write.
+        out: where. Default: inside the run's folder.
+    """
+    from selfsight.engine.export import export as export_  # noqa: PLC0415
+
+    print(export_(run, format=format, out=out))
+
+
+@app.command
+def views(
+    method: str,
+    *,
+    data: str = "world",
+    out: Path = Path("grid.png"),
+    image_size: int | None = None,
+    epoch: int = 0,
+    seed: int = 0,
+    positions: tuple[int, ...] = (),
+    rows: int = 6,
+) -> None:
+    """A picture of what a method sees: originals beside their views.
+
+    Args:
+        method: a name from `selfsight list`.
+        data: the images.
+        out: PNG to write.
+        image_size: pixels a side. Default: as in pretraining.
+        epoch: which epoch's views.
+        seed: the run's seed.
+        positions: these images. Default: the first ones.
+        rows: how many images.
+    """
+    from selfsight.data.opening import open_data  # noqa: PLC0415
+    from selfsight.recipes.assembly import assemble  # noqa: PLC0415
+    from selfsight.report.grid import views_grid  # noqa: PLC0415
+
+    catalogue.card(method)
+    source = open_data(data, image_size=image_size, seed=seed)
+    flags = Flags(data=data, image_size=image_size, seed=seed, batch_size=1)
+    made = assemble(method, flags, {}, samples=len(source), native=source.native)
+    picture = views_grid(
+        made.recipe.views, source, positions=list(positions) or None, epoch=epoch, seed=seed, rows=rows
+    )
+    picture.save(out)
+    print(out)
+
+
+@app.command
+def report(run: Path) -> None:
+    """Writes a run's page, report.html, anew."""
+    from selfsight.report.page import write_report  # noqa: PLC0415
+
+    print(write_report(run))
+
+
+@app.command
+def bench(name: str = "all", words: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)] = ()) -> None:
+    """Runs a benchmark of a repository's checkout: `ladder`, or a script's name, or `all`.
+
+    Args:
+        name: which; its own flags follow.
+        words: flags of the script.
+    """
+    import runpy  # noqa: PLC0415
+
+    folder = Path.cwd() / "benchmarks"
+    scripts = {path.stem: path for path in sorted(folder.glob("*.py"))}
+    if not scripts:
+        raise UserError(f"there is no folder {folder}; benchmarks run from a checkout of the repository")
+    if name != "all" and name not in scripts:
+        raise unknown("benchmark", name, ["all", *scripts])
+    for script in scripts.values() if name == "all" else [scripts[name]]:
+        sys.argv = [str(script), *words]
+        runpy.run_path(str(script), run_name="__main__")
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo"), minutes: float = 3.0) -> None:
+    """Pretrains SimCLR on the embedded world and shows what was learnt, in a few minutes on a laptop.
+
+    Args:
+        out: the run's folder, overwritten.
+        minutes: about how long to train.
+    """
+    from selfsight.demo import demo as demo_  # noqa: PLC0415
+
+    demo_(out, minutes=minutes)

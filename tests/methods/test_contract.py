@@ -1,0 +1,210 @@
+"""The contract: every listed recipe's ``tiny()`` is walked through what the engine and users rely on."""
+
+import copy
+import inspect
+import json
+import math
+import os
+import subprocess
+import sys
+import typing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import rig
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from selfsight.keyed import Key
+from selfsight.method import Method
+from selfsight.parts.batchnorm import calibrate_
+from selfsight.recipes import catalogue
+
+NAMES = list(catalogue.cards())
+every = pytest.mark.parametrize("name", NAMES)
+
+SPLITS_INTO_MICRO_BATCHES = {"mae"}
+"""Methods whose loss is a mean over samples that do not see each other. In all others accumulation is not the large
+batch: negatives, assignments, cross-correlations, centres or batch norm are computed within a micro-batch."""
+
+LEARNS_BY = {"mae": 2.0, "rotation": 3.0}
+"""Points of linear accuracy above the random encoder, where it is not 5: in so few updates of so small a network,
+reconstruction (mae) and a pretext task of four classes (rotation) learn less than joint embeddings do."""
+
+
+def test_there_are_recipes() -> None:
+    assert len(NAMES) >= 9
+
+
+@every
+def test_gradients_reach_each_trainable_and_nothing_else(name: str) -> None:
+    recipe = rig.build(name)
+    named = dict(recipe.method.named_parameters())
+    trained = {key for pairs in recipe.method.trainables().values() for key, _ in pairs}
+    assert trained <= named.keys()
+    reached: set[str] = set()
+
+    def look(objective: typing.Any) -> bool:
+        objective.loss.backward()
+        reached.update(key for key, p in named.items() if p.grad is not None and bool(p.grad.abs().sum() > 0))
+        return True
+
+    for batch in rig.batches(recipe, 3):
+        recipe.method.train()
+        rig.drive(recipe.method.step(batch, rig.clock(5, 10)), look)
+    assert reached <= trained, f"gradients reach what no optimiser steps on: {sorted(reached - trained)}"
+    assert trained <= reached, f"never reached: {sorted(trained - reached)}"
+
+
+@every
+def test_a_step_moves_the_encoder(name: str) -> None:
+    recipe = rig.build(name)
+    before = copy.deepcopy(recipe.method.encoder.state_dict())
+    rig.train(recipe, rig.batches(recipe, 2), start=5)
+    after = recipe.method.encoder.state_dict()
+    assert any(not torch.equal(before[key], after[key]) for key in before if before[key].is_floating_point())
+
+
+@every
+def test_same_seed_same_bits(name: str) -> None:
+    runs = []
+    for _ in range(2):
+        recipe = rig.build(name)
+        losses, _ = rig.train(recipe, rig.batches(recipe, 3), start=4)
+        runs.append((losses, recipe.method.state_dict()))
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(runs[0][1][key], runs[1][1][key]) for key in runs[0][1])
+
+
+@every
+def test_save_load_same_next_loss(name: str, tmp_path: Path) -> None:
+    recipe = rig.build(name)
+    given = list(rig.batches(recipe, 5))
+    _, updater = rig.train(recipe, iter(given[:3]), start=3)
+    torch.save({"method": recipe.method.state_dict(), "update": updater.state()}, tmp_path / "state.pt")
+    whole, _ = rig.train(recipe, iter(given[3:]), start=6, updater=updater)
+
+    again = rig.build(name, seed=99)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    again.method.load_state_dict(state["method"])
+    fresh = rig.Updater(again, rig.machine(), 1)
+    fresh.restore(state["update"])
+    resumed, _ = rig.train(again, iter(given[3:]), start=6, updater=fresh)
+    assert resumed == whole
+    left, right = recipe.method.state_dict(), again.method.state_dict()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+@every
+def test_views_and_method_agree_in_type(name: str) -> None:
+    recipe = rig.build(name)
+    wanted = typing.get_type_hints(type(recipe.method).step)["batch"]
+    assert type(next(rig.batches(recipe, 1))) is wanted
+    plain = recipe.views.plain
+    images, _ = rig.pictures(2048)
+    key = Key(0, torch.zeros(4, dtype=torch.long), torch.arange(4))
+    out = plain.render(images[:4], plain.plan(key), key)
+    assert recipe.method.encoder(out.x).shape == (4, recipe.method.encoder.width)
+
+
+@every
+def test_the_class_is_final_and_one_deep(name: str) -> None:
+    kind = type(rig.build(name).method)
+    assert kind.__bases__[0] is Method
+    assert not kind.__subclasses__()
+
+
+@every
+def test_bf16_stays_finite(name: str) -> None:
+    recipe = rig.build(name)
+    losses, _ = rig.train(recipe, rig.batches(recipe, 4), start=3, place=rig.machine(bf16=True))
+    assert all(math.isfinite(loss) for loss in losses)
+    assert all(bool(p.isfinite().all()) for p in recipe.method.parameters())
+
+
+@every
+def test_accumulation_equals_the_large_batch_where_the_method_allows(name: str) -> None:
+    if name not in SPLITS_INTO_MICRO_BATCHES:
+        kinds = [type(m).__name__ for m in rig.build(name).method.modules()]
+        gathers = "distributed" in Path(inspect.getfile(type(rig.build(name).method))).read_text(encoding="utf-8")
+            "gather" in Path(importlib.import_module(type(rig.build(name).method).__module__).__file__).read_text()
+        )
+        batch_norm = any("BatchNorm" in kind for kind in kinds)
+        assert gathers or batch_norm, "samples do not see each other: list it among those that split"
+        return
+    whole, parts = rig.exact(rig.build(name)), rig.exact(rig.build(name))
+    batch = rig.cast(next(rig.batches(whole, 1)), torch.float64)
+    rig.train(whole, iter([batch]), start=5)
+    updater, half = rig.Updater(parts, rig.machine(), 2), whole.batch_size // 2
+    for k in range(2):
+        updater.begin(rig.clock(5, 10), first=k == 0, last=k == 1)
+        rig.drive(parts.method.step(rig.rows(batch, k * half, (k + 1) * half), rig.clock(5, 10)), updater)
+    left, right = whole.method.state_dict(), parts.method.state_dict()
+    assert max(float((left[k] - right[k]).abs().max()) for k in left if left[k].is_floating_point()) < 1e-9
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, typing.Any]]:
+    """Every recipe in two processes and in one: started once, since starting costs ten seconds."""
+    folder = tmp_path_factory.mktemp("two")
+    program, meeting, out = Path(__file__).parents[1] / "support" / "two_processes.py", folder / "meeting", folder / "out.json"
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(program), str(rank), str(meeting), str(out)],
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=600)[1].decode() for process in started]
+    assert all(process.returncode == 0 for process in started), "\n".join(errors)[-3000:]
+    return json.loads(out.read_text())
+
+
+@pytest.mark.slow
+@every
+def test_two_processes_equal_one_on_the_joined_batch(name: str, together: dict[str, dict[str, typing.Any]]) -> None:
+    found = together[name]
+    assert found["moved"] > 1e-4, "nothing was trained, so nothing was compared"
+    assert found["loss"] < 1e-9, found
+    assert found["state"] < 1e-8, found
+    assert found["ranks"] < 1e-12, found
+
+
+def features(encoder: nn.Module, images: torch.Tensor, recipe: typing.Any) -> torch.Tensor:
+    plain = recipe.views.plain
+    encoder.eval()
+    with torch.no_grad():
+        out = []
+        for start in range(0, len(images), 256):
+            part = images[start : start + 256]
+            key = Key(0, torch.zeros(len(part), dtype=torch.long), torch.arange(start, start + len(part)))
+            out.append(encoder(plain.render(part, plain.plan(key), key).x))
+    return torch.cat(out)
+
+
+def linear_accuracy(encoder: nn.Module, recipe: typing.Any) -> float:
+    (train, y), (test, t) = rig.pictures(2048), rig.pictures(1000, "test")
+    x, u = features(encoder, train, recipe), features(encoder, test, recipe)
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    probe = LogisticRegression(C=0.1, max_iter=300).fit(((x - mean) / std).numpy(), y.numpy())
+    return 100 * float(probe.score(((u - mean) / std).numpy(), t.numpy()))
+
+
+@pytest.mark.slow
+@every
+def test_it_learns(name: str) -> None:
+    recipe = rig.build(name)
+    images, _ = rig.pictures(2048)
+    start = copy.deepcopy(recipe.method.encoder)
+    plain = recipe.views.plain
+    key = Key(0, torch.zeros(512, dtype=torch.long), torch.arange(512))
+    calibrate_(start, [plain.render(images[:512], plain.plan(key), key).x])
+    before = linear_accuracy(start, recipe)
+    recipe = replace(recipe, epochs=10)
+    steps = 320
+    rig.train(recipe, rig.batches(recipe, steps), steps=steps, place=rig.machine(bf16=True))
+    after = linear_accuracy(recipe.method.encoder, recipe)
+    assert after > before + LEARNS_BY.get(name, 5.0), f"linear accuracy {before:.1f} -> {after:.1f}"

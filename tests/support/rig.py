@@ -1,0 +1,113 @@
+"""What the contract test runs recipes with: the world through the recipe's own views and the engine's updater."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfsight.data.world import World
+from selfsight.engine.machine import Machine
+from selfsight.engine.update import Updater
+from selfsight.keyed import Key, permutation
+from selfsight.method import Clock, Objective, drive
+from selfsight.parts.batchnorm import set_scope_
+from selfsight.recipes import catalogue
+from selfsight.recipes.recipe import Recipe
+
+SIZE = 32
+
+
+def machine(rank: int = 0, world: int = 1, *, bf16: bool = False) -> Machine:
+    autocast = (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else nullcontext
+    return Machine(torch.device("cpu"), rank, world, "bf16" if bf16 else "32", autocast)
+
+
+@cache
+def pictures(n: int, split: str = "train") -> tuple[Tensor, Tensor]:
+    """``n`` images of the world, uint8, and their labels."""
+    world = World(n, size=SIZE, split=split)
+    images = np.stack([np.asarray(image) for image in world.read_many(np.arange(n))])
+    return torch.from_numpy(images), torch.from_numpy(np.asarray(world.labels))
+
+
+def build(name: str, *, seed: int = 0) -> Recipe:
+    """A fresh tiny recipe: equal seeds give equal weights."""
+    torch.manual_seed(seed)
+    return catalogue.tiny(name)
+
+
+def exact(recipe: Recipe) -> Recipe:
+    """In double precision, batch norm over all ranks, nothing random in the network."""
+    recipe.method.double()
+    set_scope_(recipe.method, "all")
+    for module in recipe.method.modules():
+        if type(module).__name__ in ("DropPath", "Dropout"):
+            module.eval()
+            module.train = lambda mode=True: module  # noqa: B023
+    return recipe
+
+
+def batches(recipe: Recipe, count: int, *, size: int | None = None, seed: int = 0) -> Iterator[Any]:
+    """``count`` batches of the recipe's type, as the loader would plan them."""
+    size = size or recipe.batch_size
+    images, _ = pictures(2048)
+    order = permutation(len(images), seed=seed, epoch=0)
+    for k in range(count):
+        index = torch.from_numpy(order[np.arange(k * size, (k + 1) * size) % len(order)])
+        key = Key(seed, torch.full((size,), k * size // len(order)), index)
+        yield recipe.views.render(images[index], recipe.views.plan(key), key)
+
+
+def cast(batch: Any, dtype: torch.dtype) -> Any:
+    """A batch with its floating tensors in another precision."""
+
+    def convert(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return x.to(dtype) if x.is_floating_point() else x
+        return tuple(convert(part) for part in x)
+
+    return type(batch)(*(convert(part) for part in batch))
+
+
+def rows(batch: Any, start: int, stop: int) -> Any:
+    """The samples from ``start`` to ``stop`` of a batch."""
+
+    def part(x: Any) -> Any:
+        return x[start:stop] if isinstance(x, Tensor) else tuple(part(y) for y in x)
+
+    return type(batch)(*(part(x) for x in batch))
+
+
+def clock(step: int, steps: int, epochs: int = 10) -> Clock:
+    return Clock(step=step, steps=steps, epoch=step * epochs // steps, epochs=epochs)
+
+
+def train(
+    recipe: Recipe,
+    given: Iterator[Any],
+    *,
+    start: int = 0,
+    steps: int = 10,
+    place: Machine | None = None,
+    updater: Updater | None = None,
+) -> tuple[list[float], Updater]:
+    """Trains on the given batches; returns the losses and the updater."""
+    place = place or machine()
+    updater = updater or Updater(recipe, place, 1)
+    recipe.method.train()
+    losses: list[float] = []
+
+    def update(objective: Objective) -> bool:
+        losses.append(float(objective.loss.detach()))
+        return updater(objective)
+
+    for k, batch in enumerate(given, start=start):
+        now = clock(k, steps)
+        torch.manual_seed(1000 + k)
+        updater.begin(now, first=True, last=True)
+        drive(recipe.method.step(batch, now), update, place.autocast)
+    return losses, updater

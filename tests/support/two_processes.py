@@ -1,0 +1,64 @@
+"""A program, started once with RANK 0 and once with RANK 1: each recipe on its half of every batch.
+
+Rank 0 also trains each on the joined batch, before the processes meet, and writes the greatest differences.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import rig
+import torch
+import torch.distributed as dist
+
+from selfsight.recipes import catalogue
+
+STEPS = 3
+
+
+def trained(name: str, rank: int, world: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+    recipe = rig.exact(rig.build(name))
+    size = recipe.batch_size // world
+    given = (
+        rig.rows(rig.cast(batch, torch.float64), rank * size, (rank + 1) * size) for batch in rig.batches(recipe, STEPS)
+    )
+    losses, _ = rig.train(recipe, given, start=4, place=rig.machine(rank, world))
+    return losses, {key: value.clone() for key, value in recipe.method.state_dict().items()}
+
+
+def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {key: float((a[key].double() - b[key].double()).abs().max()) if a[key].numel() else 0.0 for key in a}
+
+
+def main(rank: int, meeting: str, out: Path) -> None:
+    torch.set_num_threads(1)
+    names = list(catalogue.cards())
+    alone = {name: trained(name, 0, 1) for name in names} if rank == 0 else {}
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    found: dict[str, dict[str, float]] = {}
+    for name in names:
+        losses, state = trained(name, rank, 2)
+        other = [None, None]
+        dist.all_gather_object(other, (losses, state))
+        if rank == 0:
+            between = difference(other[0][1], other[1][1])
+            joined = difference(state, alone[name][1])
+            mean = [(a + b) / 2 for a, b in zip(other[0][0], other[1][0], strict=True)]
+            apart = max(abs(a - b) for a, b in zip(mean, alone[name][0], strict=True))
+            worst = max(joined, key=joined.__getitem__)
+            found[name] = {
+                "loss": apart,
+                "state": joined[worst],
+                "ranks": max(between.values()),
+                "moved": max(difference(alone[name][1], rig.exact(rig.build(name)).method.state_dict()).values()),
+                "worst": worst,
+            }
+    if rank == 0:
+        out.write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
