@@ -129,8 +129,6 @@ def test_accumulation_equals_the_large_batch_where_the_method_allows(name: str) 
     if name not in SPLITS_INTO_MICRO_BATCHES:
         kinds = [type(m).__name__ for m in rig.build(name).method.modules()]
         gathers = "distributed" in Path(inspect.getfile(type(rig.build(name).method))).read_text(encoding="utf-8")
-            "gather" in Path(importlib.import_module(type(rig.build(name).method).__module__).__file__).read_text()
-        )
         batch_norm = any("BatchNorm" in kind for kind in kinds)
         assert gathers or batch_norm, "samples do not see each other: list it among those that split"
         return
@@ -149,7 +147,8 @@ def test_accumulation_equals_the_large_batch_where_the_method_allows(name: str) 
 def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, typing.Any]]:
     """Every recipe in two processes and in one: started once, since starting costs ten seconds."""
     folder = tmp_path_factory.mktemp("two")
-    program, meeting, out = Path(__file__).parents[1] / "support" / "two_processes.py", folder / "meeting", folder / "out.json"
+    program = Path(__file__).parents[1] / "support" / "two_processes.py"
+    meeting, out = folder / "meeting", folder / "out.json"
     started = [
         subprocess.Popen(
             [sys.executable, str(program), str(rank), str(meeting), str(out)],

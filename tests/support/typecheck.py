@@ -1,4 +1,4 @@
-"""The checker that jaxtyping's import hook uses: beartype, with an int accepted where a float is asked for (PEP 484)."""
+"""The checker of jaxtyping's import hook: beartype, with an int accepted where a float is asked for (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 
