@@ -1,6 +1,7 @@
 """Sinkhorn and swapped prediction against naive float64 loops and SwAV's checks."""
 
 import math
+import threading
 
 import pytest
 import torch
@@ -81,8 +82,6 @@ def test_half_types_and_sharp_temperatures_do_not_overflow() -> None:
 
 def test_processes_share_the_prototypes_sums() -> None:
     """Two processes in lock step, played by two threads that exchange their rows."""
-    import threading
-
     scores = cosines(10, 6)
     barrier = threading.Barrier(2)
     desk: dict[int, Tensor] = {}

@@ -46,6 +46,7 @@ class DistillationHead(nn.Module):
     def __init__(self, trunk: nn.Module, bottleneck: int, outputs: int, *, fixed_gain: bool = True) -> None:
         super().__init__()
         self.trunk = trunk
+        self.outputs = outputs
         last = nn.Linear(bottleneck, outputs, bias=False)
         self.last = weight_norm(last)
         gain = self.last.get_parameter("parametrizations.weight.original0")
@@ -61,12 +62,3 @@ class DistillationHead(nn.Module):
         z = self.trunk(h)
         # normalised in float32: the eps of 1e-12 is zero in half precision
         return self.last(normalize(z.float() if z.dtype in (torch.float16, torch.bfloat16) else z, dim=-1))
-
-
-def truncated_normal_(module: nn.Module, std: float = 0.02) -> None:
-    """Every linear layer from a normal cut at two units, biases zero: the start of DINO's perceptron."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=std)
-            if layer.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
-                nn.init.zeros_(layer.bias)
