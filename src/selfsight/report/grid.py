@@ -1,0 +1,166 @@
+"""Views as the model sees them: originals beside what a pipeline made of them, normalisation undone."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from selfsight.batches import Images, MaskedImages, MultiCrop, TwoViews
+from selfsight.data.protocol import DataError, Source, Unreadable
+from selfsight.keyed import Key, permutation
+from selfsight.report.thumbnails import as_image, thumbnail
+from selfsight.views.protocol import Views
+
+_HIDDEN = 0.5
+"""The grey of a masked patch."""
+
+
+class Originals(NamedTuple):
+    """Images as their source holds them, and where."""
+
+    images: list[UInt8[np.ndarray, "c h w"]]
+    positions: Int[np.ndarray, " b"]
+
+
+def read_originals(source: Source, positions: Sequence[int] | np.ndarray) -> Originals:
+    """The images at ``positions``; what cannot be read is left out."""
+    wanted = np.asarray(positions, dtype=np.int64)
+    read = source.read_many(wanted)
+    kept = [(image, at) for image, at in zip(read, wanted, strict=True) if not isinstance(image, Unreadable)]
+    return Originals([image for image, _ in kept], np.array([at for _, at in kept], dtype=np.int64))
+
+
+def sample_positions(source: Source, n: int, *, seed: int = 0) -> Int[np.ndarray, " n"]:
+    """Positions of ``n`` images chosen by key (all where there are fewer), in keyed order."""
+    return permutation(len(source), seed=seed, epoch=0, stream="report")[:n]
+
+
+def render_batch(views: Views[Any], originals: Originals, *, epoch: int = 0, seed: int = 0) -> Any:
+    """The batch that training would see of these images in ``epoch``: whole small images, or cuts of large ones."""
+    index = torch.from_numpy(originals.positions)
+    key = Key(seed, torch.full_like(index, epoch), index)
+    plan = views.plan(key)
+    images = [torch.from_numpy(np.ascontiguousarray(image)) for image in originals.images]
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) == 1 and max(images[0].shape[1:]) <= 96:
+        return views.render(torch.stack(images), plan, key)
+    cuts = [views.cut(image, {k: v[i : i + 1] for k, v in plan.items()}) for i, image in enumerate(images)]
+    return views.render([torch.stack(stack) for stack in zip(*cuts, strict=True)], plan, key)
+
+
+def _range(views: Views[Any], channels: int) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
+    """What the pipeline's plain view makes of black and of white: normalisation is affine, so this undoes it."""
+    ends: list[Tensor] = []
+    for value in (0, 255):
+        flat = Originals([np.full((channels, 64, 64), value, np.uint8)], np.zeros(1, np.int64))
+        ends.append(render_batch(views.plain, flat).x[0].mean(dim=(1, 2))[:, None, None].float().cpu())
+    return ends[0], ends[1]
+
+
+def undo(views: Views[Any], x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
+    """Model input back to 8-bit images: ``(x - black) / (white - black)``, both as the plain view renders them."""
+    black, white = _range(views, x.shape[1])
+    return ((x.float().cpu() - black) / (white - black)).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def hide(x: UInt8[Tensor, "b c h w"], masked: Int[Tensor, "b m"], patches: int) -> UInt8[Tensor, "b c h w"]:
+    """The images with the patches at ``masked`` greyed; ``patches`` is their number per image."""
+    b, c, h, w = x.shape
+    side = round(patches**0.5)
+    flags = torch.zeros(b, patches, dtype=torch.bool)
+    flags.scatter_(1, masked.cpu(), torch.ones_like(masked.cpu(), dtype=torch.bool))
+    mask = flags.view(b, 1, side, 1, side, 1).expand(b, c, side, h // side, side, w // side).reshape(b, c, h, w)
+    return torch.where(mask, torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8), x)
+
+
+def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
+    """The views that a batch holds, one stack per view, as 8-bit images."""
+    if isinstance(batch, TwoViews):
+        return [undo(views, batch.x1), undo(views, batch.x2)]
+    if isinstance(batch, MultiCrop):
+        return [undo(views, crop) for crop in (*batch.large, *batch.small)]
+    if isinstance(batch, MaskedImages):
+        whole = undo(views, batch.x)
+        return [whole, hide(whole, batch.masked, batch.visible.shape[1] + batch.masked.shape[1])]
+    if isinstance(batch, Images):
+        return [undo(views, batch.x)]
+    raise TypeError(f"no picture is known for a batch of type {type(batch).__name__}")
+
+
+def views_grid(
+    views: Views[Any],
+    source: Source,
+    *,
+    positions: Sequence[int] | None = None,
+    epoch: int = 0,
+    seed: int = 0,
+    rows: int = 6,
+    columns: int = 8,
+    cell: int | None = None,
+    paper: str | None = "white",
+) -> Image.Image:
+    """Each row one image: the original, then its views of ``epoch`` and the epochs after it until the row is full.
+
+    Args:
+        views: the pipeline; what it draws is exactly what training with this ``seed`` draws.
+        source: where the images come from.
+        positions: which images; unless given, ``rows`` of them chosen by key.
+        epoch: the first epoch shown.
+        columns: views per row, beside the original; at least one epoch's views are shown whole.
+        cell: side of a tile in pixels; unless given, the largest view's, at least 64 and at most 160.
+        paper: the colour between the tiles, None for none (transparent).
+    """
+    chosen = sample_positions(source, rows, seed=seed) if positions is None else np.asarray(positions, dtype=np.int64)
+    if chosen.size and (chosen.min() < 0 or chosen.max() >= len(source)):
+        outside = int(chosen.min() if chosen.min() < 0 else chosen.max())
+        raise DataError(
+            f"position {outside} is outside the data, which hold {len(source)} images: 0 to {len(source) - 1}"
+        )
+    originals = read_originals(source, chosen)
+    if not originals.images:
+        raise DataError(f"none of the {len(chosen)} images chosen from {source.name} can be read")
+    shown = tiles(views, render_batch(views, originals, epoch=epoch, seed=seed))
+    for later in range(1, columns // len(shown)):
+        shown = shown + tiles(views, render_batch(views, originals, epoch=epoch + later, seed=seed))
+    largest = max(int(stack.shape[-1]) for stack in shown)
+    images = [as_image(image) for image in originals.images]
+    rows_of_tiles = [[image, *(as_image(stack[i].numpy()) for stack in shown)] for i, image in enumerate(images)]
+    sheet = _sheet(rows_of_tiles, cell or min(160, max(64, largest)), largest)
+    if paper is None:
+        return sheet
+    grid = Image.new("RGB", sheet.size, paper)
+    grid.paste(sheet, mask=sheet)
+    return grid
+
+
+def _sheet(rows: list[list[Image.Image]], side: int, largest: int) -> Image.Image:
+    """Rows of tiles on nothing; the first column stands apart, and a small crop keeps its size beside a large one."""
+    gap, apart = max(2, side // 32), max(6, side // 8)
+    width = len(rows[0]) * (side + gap) - gap + apart
+    sheet = Image.new("RGBA", (width, len(rows) * (side + gap) - gap))
+    for y, row in enumerate(rows):
+        for x, tile in enumerate(row):
+            size = round(side * tile.width / largest) if x else side
+            margin = (side - size) // 2
+            left = x * (side + gap) + (apart if x else 0) + margin
+            sheet.paste(thumbnail(tile, size), (left, y * (side + gap) + margin))
+    rule = side + (gap + apart) // 2 - 1
+    ImageDraw.Draw(sheet).line([(rule, 0), (rule, sheet.height)], fill=(128, 128, 128, 160))
+    return sheet
+
+
+def tiles_sheet(stacks: Sequence[UInt8[Tensor, "b c h w"]], side: int, *, across: int = 1) -> Image.Image:
+    """One tile of each stack side by side for every image, ``across`` images in a row."""
+    gap, apart = max(2, side // 32), max(8, side // 6)
+    group = len(stacks) * (side + gap) - gap
+    down = -(-len(stacks[0]) // across)
+    sheet = Image.new("RGBA", (across * (group + apart) - apart, down * (side + gap) - gap))
+    for i in range(len(stacks[0])):
+        for j, stack in enumerate(stacks):
+            left = i % across * (group + apart) + j * (side + gap)
+            sheet.paste(thumbnail(as_image(stack[i].numpy()), side), (left, i // across * (side + gap)))
+    return sheet
