@@ -131,13 +131,14 @@ class Monitors:
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
-        kept = {"features": self.features, "assigned": self.assigned}
+        kept = {"features": self.features, "assigned": self.assigned, "prototypes": torch.tensor(self.prototypes)}
         return {name: x for name, x in kept.items() if x is not None}
 
     def restore(self, state: Mapping[str, Tensor], place: Callable[[Tensor], Tensor]) -> None:
         """Takes a checkpoint's state; ``place`` moves a tensor to the run's device."""
         self.features = place(state["features"]) if "features" in state else None
         self.assigned = place(state["assigned"]) if "assigned" in state else None
+        self.prototypes = int(state["prototypes"])
 
 
 def _entropy(p: Tensor) -> Tensor:

@@ -1,0 +1,68 @@
+"""Checkpoints: atomic; refused in one line when damaged, foreign or newer; the last good one survives a full disk."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfsight.engine import checkpoint
+from selfsight.errors import TrainingError, UserError
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "last.pt"
+    checkpoint.save(path, {"step": 7, "method": {"w": torch.arange(3.0)}})
+    state = checkpoint.load(path)
+    assert state["step"] == 7
+    assert torch.equal(state["method"]["w"], torch.arange(3.0))
+    assert [p.name for p in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TrainingError, match="is full: no checkpoint written, the last good one is kept"):
+        checkpoint.save(path, {"step": 2})
+    monkeypatch.undo()
+    assert checkpoint.load(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200])
+def test_one_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1, "w": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match="cut short or no checkpoint"):
+        checkpoint.load(path)
+
+
+def test_newer_and_foreign_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"weights": 1}, path)
+    with pytest.raises(UserError, match="no checkpoint of selfsight"):
+        checkpoint.load(path)
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    checkpoint.save(path, {"step": 1})
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="newer selfsight"):
+        checkpoint.load(path)
+
+
+class _Runs:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("true",)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"format": 1, "x": _Runs()}, path)
+    with pytest.raises(UserError, match="UnpicklingError"):
+        checkpoint.load(path)

@@ -1,0 +1,55 @@
+"""The tables of a run: they grow by rows and columns, and forget what comes after the step resumed from."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from selfsight.engine.journal import Journal, Table
+from selfsight.errors import UserError
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_a_new_name_is_a_new_column(tmp_path: Path) -> None:
+    table = Table(tmp_path / "t.csv", ["step", "loss"])
+    table.add({"step": 0, "loss": 0.5})
+    table.add({"step": 1, "loss": 0.25, "accuracy": 0.125})
+    assert rows(tmp_path / "t.csv") == [
+        {"step": "0", "loss": "0.5", "accuracy": ""},
+        {"step": "1", "loss": "0.25", "accuracy": "0.125"},
+    ]
+
+
+def test_a_resumed_run_forgets_what_it_will_write_again(tmp_path: Path) -> None:
+    first = Journal(tmp_path, step=0, settings={})
+    for step in (0, 20, 40):
+        first.add_metrics({"step": step, "epoch": 0, "loss": 1.0, "own": 2.0})
+    first.skip(3, "a.jpg", "truncated")
+    again = Journal(tmp_path, step=21, settings={})
+    again.add_metrics({"step": 40, "epoch": 0, "loss": 3.0})
+    assert [(r["step"], r["loss"], r["own"]) for r in rows(tmp_path / "metrics.csv")] == [
+        ("0", "1", "2"),
+        ("20", "1", "2"),
+        ("40", "3", ""),
+    ]
+    assert again.skips == 1
+    assert rows(tmp_path / "skipped.csv")[0]["where"] == "a.jpg"
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    journal = Journal(tmp_path, step=0, settings={}, loggers=("tensorboard",))
+    journal.add_metrics({"step": 0, "epoch": 0, "loss": 1.0})
+    assert list(tmp_path.glob("events*"))
+
+
+def test_a_logger_that_is_not_installed_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys  # noqa: PLC0415
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'selfsight\[wandb\]'"):
+        Journal(tmp_path, step=0, settings={}, loggers=("wandb",))
