@@ -11,7 +11,7 @@ import torch
 from selfsight.data.loader import Loader
 from selfsight.data.opening import open_data, open_splits
 from selfsight.data.protocol import DataError, Source
-from selfsight.data.subset import limited
+from selfsight.data.splits import limited
 from selfsight.encoders.store import save_encoder
 from selfsight.engine.launch import is_launched, launch
 from selfsight.engine.loop import Ending, Execution, train
@@ -151,6 +151,7 @@ def _open_source(flags: Flags) -> Source:
         limit=flags.limit,
         labels=flags.labels,
         seed=flags.seed,
+        channels=flags.channels,
     )
 
 
@@ -204,10 +205,10 @@ def _probe(job: Job) -> Callable[[], float] | None:
     flags, assembly = job.flags, job.assembly
     size = assembly.resolved["image_size"]
     try:
-        pair = open_splits(flags.data, image_size=size, labels=flags.labels, seed=flags.seed)
+        pair = open_splits(flags.data, image_size=size, labels=flags.labels, seed=flags.seed, channels=flags.channels)
     except (DataError, UserError):
         return None  # labels, but no two classes to tell apart
-    parts = [_part(source, n) for source, n in zip(pair, (PROBE_TRAIN, PROBE_TEST), strict=True)]
+    parts = [limited(source, n, seed=0) for source, n in zip(pair, (PROBE_TRAIN, PROBE_TEST), strict=True)]
     place = {"device": job.machine.device, "workers": flags.workers or 0, "cache_dir": cache_folder()}
 
     def score() -> float:
@@ -215,10 +216,6 @@ def _probe(job: Job) -> Callable[[], float] | None:
         return float(knn_accuracy(*(extract(assembly.encoder, part, plain, **place) for part in parts)))
 
     return score
-
-
-def _part(source: Source, n: int) -> Source:
-    return limited(source, n, seed=0) if len(source) > n else source
 
 
 def _init_from_(assembly: Assembly, run: Path, method: str, say: Say) -> None:

@@ -155,6 +155,7 @@ class OpenRun:
             limit=self.flags.limit if split == "train" else None,
             labels=self.flags.labels,
             seed=self.flags.seed,
+            channels=self.flags.channels,
         )
 
 
