@@ -35,7 +35,21 @@ _PLACES = {
     "pretrain": "selfsight.pretraining",
     "write_report": "selfsight.report.page",
 }
-__all__ = [*_PLACES]  # noqa: PLE0605 - names that load when first used
+__all__ = [
+    "Clock",
+    "Method",
+    "Objective",
+    "adapt_stem",
+    "build_encoder",
+    "drive",
+    "embed",
+    "evaluate",
+    "export",
+    "load",
+    "open_run",
+    "pretrain",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:
