@@ -1,0 +1,208 @@
+"""Pipelines of views, one for each type of batch: plan by key, cut in a worker, render on the device.
+
+Each view draws from a stream of its own (``view0``, ``view1``...), so what sample 17 looks like in epoch 3 depends on
+the seed and on nothing else. All views of one size are rendered in one go.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from selfsight.batches import Images, MaskedImages, MultiCrop, TwoViews
+from selfsight.keyed import Key, uniforms
+from selfsight.views import geometry
+from selfsight.views.protocol import Cuts, Plan, Views
+from selfsight.views.render import normalise_, render, sizes
+from selfsight.views.view import DRAWS, Interpolation, Normalise, View, boxes
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Pipeline(ABC, Generic[B]):
+    """Views of each image, and how they make up a batch."""
+
+    views: tuple[View, ...]
+
+    @abstractmethod
+    def assemble(self, x: list[Tensor], plan: Plan, index: Tensor) -> B:
+        """The batch of the rendered views ``x``, in the order of ``views``."""
+
+    def plan(self, key: Key) -> Plan:
+        """Each view's uniform numbers, ``view0``, ``view1``..., and the mask's where the batch has one."""
+        return {f"view{v}": uniforms(key, f"view{v}", DRAWS) for v in range(len(self.views))}
+
+    def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "v c s s"]]:
+        """Crops, flips and resizes one image for all views: one stack for each size of crop."""
+        height, width = image.shape[1:]
+        crops: dict[int, list[Tensor]] = {size: [] for size in sizes(self.views)}
+        for v, view in enumerate(self.views):
+            box = boxes(view, plan[f"view{v}"], height, width)
+            crops[view.size].append(geometry.cut(image, box, view.size, view.interpolation))
+        return [torch.stack(stack) for stack in crops.values()]
+
+    def render(self, images: UInt8[Tensor, "b c h w"] | Cuts, plan: Plan, key: Key) -> B:
+        """Renders the batch where ``images`` lie. Keep ``plan`` on the CPU: it is read there to sort the work."""
+        x = render(images, self.views, [plan[f"view{v}"] for v in range(len(self.views))])
+        return self.assemble(x, plan, key.index.to(x[0].device, non_blocking=True))
+
+    def describe(self) -> str:
+        """One line for each view."""
+        return "\n".join(f"view {v + 1}: {view.describe()}" for v, view in enumerate(self.views))
+
+    @property
+    def plain(self) -> Views[Images]:
+        """The evaluation view: whole image, centre cut, the first view's size, normalisation and interpolation."""
+        first = self.views[0]
+        return plain_view(first.size, first.normalise, interpolation=first.interpolation)
+
+
+class _OneView(Pipeline[Images]):
+    def assemble(self, x: list[Tensor], plan: Plan, index: Tensor) -> Images:
+        return Images(x[0], index)
+
+
+class _TwoViews(Pipeline[TwoViews]):
+    def assemble(self, x: list[Tensor], plan: Plan, index: Tensor) -> TwoViews:
+        return TwoViews(x[0], x[1], index)
+
+
+@dataclass(frozen=True)
+class _MultiCrop(Pipeline[MultiCrop]):
+    large: int
+
+    def assemble(self, x: list[Tensor], plan: Plan, index: Tensor) -> MultiCrop:
+        return MultiCrop(tuple(x[: self.large]), tuple(x[self.large :]), index)
+
+
+@dataclass(frozen=True)
+class _MaskedView(Pipeline[MaskedImages]):
+    patch: int
+    ratio: float
+
+    @property
+    def patches(self) -> int:
+        return (self.views[0].size // self.patch) ** 2
+
+    def plan(self, key: Key) -> Plan:
+        return {**super().plan(key), "mask": uniforms(key, "mask", self.patches)}
+
+    def assemble(self, x: list[Tensor], plan: Plan, index: Tensor) -> MaskedImages:
+        visible, masked = partition(plan["mask"], int(self.patches * (1 - self.ratio)))
+        return MaskedImages(x[0], visible.to(x[0].device), masked.to(x[0].device), index)
+
+    def describe(self) -> str:
+        keep = int(self.patches * (1 - self.ratio))
+        return f"{super().describe()}; {keep} of {self.patches} patches of {self.patch} px stay visible"
+
+
+def partition(u: Float[Tensor, "b n"], keep: int) -> tuple[Int[Tensor, "b k"], Int[Tensor, "b m"]]:
+    """A uniformly random partition of n positions: the ``keep`` smallest of ``u`` and the rest, each ascending.
+
+    >>> partition(torch.tensor([[0.3, 0.9, 0.1, 0.5]]), 2)
+    (tensor([[0, 2]]), tensor([[1, 3]]))
+    """
+    order = u.argsort(dim=1, stable=True)
+    return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
+
+
+@dataclass(frozen=True)
+class _PlainView:
+    size: int
+    normalise: Normalise | None
+    resize: int
+    interpolation: Interpolation
+
+    def plan(self, key: Key) -> Plan:
+        return {}
+
+    def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "1 c s s"]]:
+        return [geometry.centre(image, self.size, self.resize, self.interpolation)[None]]
+
+    @torch.no_grad()
+    def render(self, images: UInt8[Tensor, "b c h w"] | Cuts, plan: Plan, key: Key) -> Images:
+        index = key.index
+        if not isinstance(images, Tensor):
+            x = images[0][:, 0].float() / 255
+        elif images.shape[2:] == (self.size, self.size) and self.resize == self.size:
+            x = images.float() / 255
+        else:
+            x = self._resample(images)
+        normalise_(x.transpose(0, 1), self.normalise)
+        return Images(x, index.to(x.device, non_blocking=True))
+
+    def _resample(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c s s"]:
+        box = geometry.centre_box(images.shape[2], images.shape[3], self.size, self.resize)
+        box = box.each(lambda field: field.to(images.device))
+        rows = torch.arange(len(images), device=images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            x = geometry.resample(images, rows, box, self.size, self.interpolation)
+        return x.transpose(0, 1).contiguous()
+
+    def describe(self) -> str:
+        """The view in one line."""
+        start = "" if self.resize == self.size else f"short side to {self.resize} px, "
+        return f"{start}centre {self.size} px{', normalise' if self.normalise else ''}"
+
+    @property
+    def plain(self) -> "Views[Images]":
+        return self
+
+
+def one_view(view: View) -> Pipeline[Images]:
+    """One view of each image."""
+    return _OneView((view,))
+
+
+def two_views(first: View, second: View | None = None) -> Pipeline[TwoViews]:
+    """Two views of each image: two independent draws of ``first``, or one of each.
+
+    >>> views = two_views(View(size=32))
+    >>> key = Key(seed=0, epoch=torch.zeros(4, dtype=torch.long), index=torch.arange(4))
+    >>> batch = views.render(torch.zeros(4, 3, 40, 40, dtype=torch.uint8), views.plan(key), key)
+    >>> batch.x1.shape, batch.x2.shape
+    (torch.Size([4, 3, 32, 32]), torch.Size([4, 3, 32, 32]))
+    """
+    return _TwoViews((first, second or first))
+
+
+def multi_crop(large: Sequence[View], small: Sequence[View] = ()) -> Pipeline[MultiCrop]:
+    """Crops of two sizes, each with its own view: ``large``, at least two, and ``small``.
+
+    SwAV and DINO: two of 224 px and six or eight of 96 px. For small images for instance 32 and 16 px.
+    """
+    if len(large) < 2:
+        raise ValueError(f"multi-crop needs at least two large views, not {len(large)}")
+    return _MultiCrop((*large, *small), len(large))
+
+
+def masked_view(view: View, *, patch: int, ratio: float) -> Pipeline[MaskedImages]:
+    """One view of each image and a random partition of its patches, ``ratio`` of them masked (rounded up), as MAE.
+
+    Raises ValueError where ``patch`` does not divide the view, or nothing would stay visible or masked.
+    """
+    if view.size % patch:
+        raise ValueError(f"patch {patch} does not divide a view of {view.size} px; take a divisor of {view.size}")
+    masked = _MaskedView((view,), patch, ratio)
+    if not 0 < int(masked.patches * (1 - ratio)) < masked.patches:
+        raise ValueError(f"mask ratio {ratio} of {masked.patches} patches must leave some visible and some masked")
+    return masked
+
+
+def plain_view(
+    size: int, normalise: Normalise | None, *, resize: int | None = None, interpolation: Interpolation = "bilinear"
+) -> Views[Images]:
+    """Evaluation: the short side resized to ``resize`` pixels, then the centre of ``size`` pixels.
+
+    ``resize`` defaults to ``size * 256 / 224`` above 96 px (ImageNet's protocol) and to ``size`` up to there, where an
+    image of that size stays as it is. Its plan is empty.
+    """
+    resize = resize or (round(size * 256 / 224) if size > 96 else size)
+    if resize < size:
+        raise ValueError(f"resize={resize} is smaller than the view of {size} px; take at least {size}")
+    return _PlainView(size, normalise, resize, interpolation)
