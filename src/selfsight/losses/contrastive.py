@@ -9,7 +9,7 @@ summed exponentials of its negatives' scores,
 whose gradient stays exact when the positive's share comes near 1. Scores are cosines divided by the temperature.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from selfsight.losses.precision import full
 Temperature = float | Float[Tensor, ""]
 
 
+@runtime_checkable
 class PairLoss(Protocol):
     """A loss of two views: row ``i`` of ``z1`` and row ``i`` of ``z2`` show the same image.
 

@@ -1,0 +1,56 @@
+"""Barlow Twins: standardisation by view, scale, and what it hands over."""
+
+import torch
+from stand_ins import SmallEncoder, take_step, two_views
+from torch import Tensor
+
+from selfsight.methods.barlow_twins import BarlowTwins
+from selfsight.parts import heads
+
+
+def barlow(scale: float = 1.0) -> BarlowTwins:
+    torch.manual_seed(0)
+    projector = heads.mlp(6, 8, 5, bias=False, out_bias=False)
+    return BarlowTwins(SmallEncoder(), projector, width=5, weight=0.1, scale=scale)
+
+
+def slow(z1: Tensor, z2: Tensor) -> Tensor:
+    z1, z2 = ((z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt() for z in (z1, z2))
+    loss = torch.zeros(())
+    for i in range(5):
+        for j in range(5):
+            c = (z1[:, i] * z2[:, j]).mean()
+            loss = loss + ((1 - c) ** 2 if i == j else 0.1 * c**2)
+    return loss
+
+
+def test_loss_and_gradient_equal_the_equation_with_each_view_standardised_by_itself() -> None:
+    method, batch = barlow(), two_views(12)
+    objective = take_step(method, batch, moves=False)
+    grads = [p.grad.clone() for _, p in method.trainables()["main"]]
+    expected = slow(*(method.projector(method.encoder(x)) for x in (batch.x1, batch.x2)))
+    torch.testing.assert_close(objective.loss, expected)
+    for mine, theirs in zip(
+        grads, torch.autograd.grad(expected, [p for _, p in method.trainables()["main"]]), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_scale_multiplies_the_loss() -> None:
+    whole, part = (take_step(barlow(scale), two_views(8), moves=False) for scale in (1.0, 1 / 16))
+    torch.testing.assert_close(part.loss, whole.loss / 16)
+    torch.testing.assert_close(part.log["diagonal"], whole.log["diagonal"])
+
+
+def test_standardisation_learns_nothing_and_hides_no_collapse() -> None:
+    method, batch = barlow(), two_views(8)
+    assert not list(method.standardise.parameters())
+    watch = take_step(method, batch, moves=False).watch
+    assert {name: x.shape for name, x in watch.items()} == {"feature": (16, 6), "projection": (16, 5)}
+    torch.testing.assert_close(watch["projection"][:8], method.projector(method.encoder(batch.x1)).detach())
+
+
+def test_it_decorrelates() -> None:
+    method, batch = barlow(), two_views(32)
+    losses = [take_step(method, batch, lr=0.05).loss.item() for _ in range(20)]
+    assert losses[-1] < losses[0] / 2
