@@ -1,5 +1,6 @@
 """What a source of images is, and what can go wrong with one image."""
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -41,3 +42,14 @@ class Source(Protocol):
     def where(self, position: int) -> str:
         """The image's path or name, for messages and tables."""
         ...
+
+
+def one_by_one(read: Callable[[int], np.ndarray], positions: np.ndarray) -> list[np.ndarray | Unreadable]:
+    """``read_many`` of the sources that can do no better than ``read`` in turn."""
+    images: list[np.ndarray | Unreadable] = []
+    for position in positions.tolist():
+        try:
+            images.append(read(position))
+        except Unreadable as error:
+            images.append(error)
+    return images
