@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from selfsight.batches import Images, TwoViews
 from selfsight.data.protocol import Unreadable
@@ -88,6 +89,22 @@ class Mirrored(Plain):
         x = self.normalised(images)
         first = torch.where((plan["u"] < 0.5)[:, :, None, None], x.flip(-1), x)
         return TwoViews(first, x.flip(-1), key.index)
+
+
+class MeanColour(nn.Module):
+    """A stand-in encoder: the mean and the largest value of each colour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1) * self.scale
+
+
+@pytest.fixture
+def mean_colour() -> MeanColour:
+    return MeanColour()
 
 
 @pytest.fixture

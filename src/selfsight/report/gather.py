@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from selfsight.data.protocol import Source
-from selfsight.errors import UserError
+from selfsight.engine.run import open_run, read_settings
 from selfsight.method import Method
 from selfsight.recipes.catalogue import cards
 from selfsight.report.atlas import atlas
@@ -26,9 +25,7 @@ def gather_content(run: Path) -> ReportContent:
     What cannot be shown (a run stopped early, data that moved) is left empty with its reason; only a folder that
     holds no run is an error.
     """
-    if not (run / "run.yaml").is_file():
-        raise UserError(f"no run in '{run}': it holds no run.yaml; give the folder that pretrain wrote (--out)")
-    settings = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8")) or {}
+    settings = read_settings(run)
     card = cards().get(settings.get("method", ""))
     evaluations, broken = _evaluations(run / "evaluation")
     missing = {"evaluation": broken} if broken else {}
@@ -93,8 +90,6 @@ def _evaluations(folder: Path) -> tuple[dict[str, Mapping[str, Any]], str]:
 
 def _draw(run: Path, missing: dict[str, str]) -> dict[str, Any]:
     """The pictures; ``missing`` receives the reason of each that cannot be drawn."""
-    from selfsight.engine.run import open_run  # noqa: PLC0415 - the engine writes reports, so it imports this room
-
     drawn: dict[str, Any] = {}
 
     def attempt(names: tuple[str, ...], make: Callable[[], Any]) -> Any:
