@@ -17,10 +17,11 @@ from selfsight.data.protocol import Source
 from selfsight.distributed import rank, world_size
 from selfsight.encoders.protocol import Encoder
 from selfsight.errors import UserError
+from selfsight.evaluation.stream import moved
 from selfsight.views.protocol import Views
 
 Kind = Literal["pooled", "patches"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["32", "bf16"]
 OnSkip = Callable[[int, str, str], None]
 
 
@@ -55,7 +56,7 @@ def frozen(encoder: Encoder) -> Iterator[None]:
             module.training = mode
 
 
-def encode(encoder: Encoder, x: Tensor, *, kind: Kind = "pooled", precision: Precision = "fp32") -> Tensor:
+def encode(encoder: Encoder, x: Tensor, *, kind: Kind = "pooled", precision: Precision = "32") -> Tensor:
     """One batch through the encoder as it stands: ``b d``, or ``b t d`` with patches in row-major order."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
         out = encoder(x) if kind == "pooled" else encoder.dense(x).flatten(2).transpose(1, 2)
@@ -72,7 +73,7 @@ def feature_batches(
     workers: int = 0,
     cache_dir: Path | None = None,
     kind: Kind = "pooled",
-    precision: Precision = "fp32",
+    precision: Precision = "32",
     on_skip: OnSkip | None = None,
 ) -> Iterator[Features]:
     """This process's shard of the features, a batch at a time: memory stays flat whatever the source's size."""
@@ -91,9 +92,8 @@ def feature_batches(
     )
     for images, key in batches:
         with frozen(encoder), torch.inference_mode():
-            where = [x.to(device) for x in images] if isinstance(images, list) else images.to(device)
-            plan = {name: value.to(device) for name, value in plain.plan(key).items()}
-            out = encode(encoder, plain.render(where, plan, key).x, kind=kind, precision=precision).cpu()
+            views = plain.render(moved(images, device), plain.plan(key), key)
+            out = encode(encoder, views.x, kind=kind, precision=precision).cpu()
         # out of inference mode: what is kept may later take part in a graph
         yield Features(out.clone(), labels[key.index.cpu()], key.index.cpu())
 
@@ -108,7 +108,7 @@ def extract(
     workers: int = 0,
     cache_dir: Path | None = None,
     kind: Kind = "pooled",
-    precision: Precision = "fp32",
+    precision: Precision = "32",
     on_skip: OnSkip | None = None,
 ) -> Features:
     """The features of all readable images of ``source``; under several processes each gets those of all.

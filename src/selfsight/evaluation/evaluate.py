@@ -1,0 +1,225 @@
+"""How good is it: each protocol's score beside its baselines, measured in the same call on the same data."""
+
+import gc
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+from selfsight import distributed
+from selfsight.batches import Images
+from selfsight.data.protocol import Source
+from selfsight.encoders.protocol import Encoder
+from selfsight.engine.checkpoint import write_atomically
+from selfsight.engine.run import OpenRun, cache_folder
+from selfsight.errors import UserError, unknown
+from selfsight.evaluation.baselines import PIXELS, RawPixels, fresh, random_encoder
+from selfsight.evaluation.features import Precision
+from selfsight.evaluation.linear_sgd import Paper
+from selfsight.evaluation.processes import processes
+from selfsight.evaluation.protocols import ALIASES, MEASURES, Contender, Finding, Settings, label_free
+from selfsight.evaluation.stream import Place
+from selfsight.evaluation.subject import LabelledData, Subject, channels_of, labelled, open_pair, open_subject
+from selfsight.evaluation.table import percent, show_table
+from selfsight.views.pipelines import plain_view
+from selfsight.views.protocol import Views
+
+NAMES = {"trained": "trained", "random": "random encoder", "pixels": "raw pixels", "scratch": "from scratch"}
+
+
+def evaluate(
+    run: Path | str | OpenRun | Encoder,
+    *,
+    data: Any = None,
+    protocols: Sequence[str] = ("knn", "linear"),
+    limit: int | None = None,
+    labels: Path | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    k: int = 20,
+    temperature: float = 0.07,
+    paper: Paper | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    workers: int = 0,
+    precision: Precision = "32",
+    plain: Views[Images] | None = None,
+    quiet: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Measures an encoder by each protocol, prints a table and, for a run, saves ``evaluation/PROTOCOL.json`` in it.
+
+    Args:
+        run: a run's folder, or an encoder.
+        data: as for pretraining; the run's own by default. Train is compared with test.
+        protocols: ``knn``, ``linear`` (short for ``linear-lbfgs``), ``linear-sgd``, ``finetune`` (short for
+            ``finetune-1``, ``finetune-10`` and ``finetune-100``, per cent of the labels), ``quality`` (no labels).
+        limit: a keyed random subset of so many images.
+        labels: a CSV of path,label.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        seed: of the subset, the held-out fifth, augmentation and random encoders.
+        k, temperature: of the nearest neighbours.
+        paper: whose linear probe ``linear-sgd`` is; ``mae`` for masked image models, else ``moco``.
+        epochs, batch_size, lr: of ``linear-sgd`` and ``finetune``; the papers' by default, and saved either way.
+        workers: processes that decode large images.
+        precision: ``32``, or ``bf16`` for the encoder's forward pass.
+        plain: the evaluation view; the recipe's by default.
+        quiet: print nothing.
+
+    Returns:
+        For each protocol what its JSON file holds: ``scores`` (shares between 0 and 1) and ``baselines``, or for
+        ``quality`` the readings, with settings, data fingerprints, seed and version.
+    """
+    names = resolve_protocols(protocols)
+    subject = open_subject(run, plain=plain)
+    with processes(device) as where:
+        place = Place(device=where, workers=workers, cache_dir=cache_folder())
+        how = Settings(
+            k=k,
+            temperature=temperature,
+            paper=paper or ("mae" if subject.masked else "moco"),
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            seed=seed,
+            precision=precision,
+            place=place,
+        )
+        pair = open_pair(subject, data, limit=limit, labels=labels, seed=seed)
+        results = measure(subject, pair, names, how)
+        if distributed.rank() == 0:
+            if subject.run is not None:
+                save(results, subject.run.path / "evaluation")
+            if not quiet:
+                show(results)
+    return results
+
+
+def resolve_protocols(protocols: Iterable[str]) -> list[str]:
+    """Full names, each once, in the order asked for; an unknown name is a ``UserError`` with the nearest one.
+
+    >>> resolve_protocols(["linear", "knn", "linear-lbfgs"])
+    ['linear-lbfgs', 'knn']
+    """
+    known = [*MEASURES, *ALIASES, "quality"]
+    names: dict[str, None] = {}
+    for name in protocols:
+        if name not in known:
+            raise unknown("protocol", name, known)
+        names.update(dict.fromkeys(ALIASES.get(name, (name,))))
+    if not names:
+        raise UserError(f"no protocol to measure; choose from {', '.join(sorted(known))}")
+    return list(names)
+
+
+def measure(
+    subject: Subject, pair: tuple[Source, Source], names: Sequence[str], how: Settings
+) -> dict[str, dict[str, Any]]:
+    """Every protocol's result; one contender's features are in memory at a time."""
+    scored = [name for name in names if name != "quality"]
+    data = labelled(pair, scored[0]) if scored else None
+    findings: dict[str, dict[str, Finding]] = {name: {} for name in names}
+    seconds = dict.fromkeys(names, 0.0)
+    for who, its_names in _contenders(subject, pair[0], names, how):
+        for name in its_names:
+            start = time.perf_counter()
+            if name == "quality":
+                found = label_free(who, pair[0], how)
+            else:
+                found = MEASURES[name](who, cast(LabelledData, data), how)
+            findings[name][who.name] = found
+            seconds[name] += time.perf_counter() - start
+    measured_on = {
+        "labels": data.facts() if data else {},
+        "none": {"name": pair[0].name, "train": len(pair[0]), "fingerprint": pair[0].fingerprint},
+    }
+    return {
+        name: {
+            "protocol": name,
+            **subject.facts(),
+            **_numbers(name, findings[name], subject, how),
+            "data": measured_on["none" if name == "quality" else "labels"],
+            "seed": how.seed,
+            "selfsight": version("selfsight"),
+            "seconds": round(seconds[name], 2),
+        }
+        for name in names
+    }
+
+
+def _contenders(
+    subject: Subject, train: Source, names: Sequence[str], how: Settings
+) -> Iterator[tuple[Contender, list[str]]]:
+    """The trained encoder and what it is compared with, each with its protocols; made when it is its turn."""
+    frozen = [name for name in names if not name.startswith("finetune")]
+    tuned = [name for name in names if name.startswith("finetune")]
+    yield Contender(name="trained", encoder=subject.encoder, plain=subject.plain), list(names)
+    gc.collect()
+    if frozen:
+        other = random_encoder(subject.encoder, train, subject.plain, seed=how.seed, place=how.place)
+        yield Contender(name="random", encoder=other, plain=subject.plain), frozen
+        del other
+    if tuned:
+        yield Contender(name="scratch", encoder=fresh(subject.encoder, seed=how.seed), plain=subject.plain), tuned
+    by_label = [name for name in frozen if name != "quality"]
+    if by_label:
+        raw = RawPixels(channels=channels_of(subject.encoder))
+        yield Contender(name="pixels", encoder=cast(Encoder, raw), plain=plain_view(PIXELS, None)), by_label
+
+
+def _numbers(name: str, found: Mapping[str, Finding], subject: Subject, how: Settings) -> dict[str, Any]:
+    """One protocol's settings, scores and baselines."""
+    own = found["trained"].settings
+    described = getattr(subject.plain, "describe", None)
+    view = described() if described else type(subject.plain).__name__
+    settings = {**own, "feature": "pooled", "view": view, "precision": how.precision}
+    if name == "quality":
+        return {"settings": settings, "quality": {who: dict(finding.numbers) for who, finding in found.items()}}
+    baselines = {
+        who: {**finding.numbers, "settings": {key: v for key, v in finding.settings.items() if own.get(key) != v}}
+        for who, finding in found.items()
+        if who != "trained"
+    }
+    return {"settings": settings, "scores": dict(found["trained"].numbers), "baselines": baselines}
+
+
+def save(results: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Writes each result as ``PROTOCOL.json``, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, result in results.items():
+        text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomically(folder / f"{name}.json", (text + "\n").encode())
+
+
+def show(results: dict[str, dict[str, Any]]) -> None:
+    """Prints all scores as one table, and label-free quality as another."""
+    rows = []
+    for name, result in results.items():
+        if "scores" not in result:
+            continue
+        for who, numbers in {"trained": result["scores"], **result["baselines"]}.items():
+            label = name if who == "trained" else ""
+            cells = [percent(numbers[key]) for key in ("top1", "top5", "per_class")]
+            rows.append([label, NAMES[who], *cells, _short(result["settings"]) if who == "trained" else ""])
+    if rows:
+        data = next(result["data"] for result in results.values() if "scores" in result)
+        title = (
+            f"{data['name']}: {data['train']:,} training and {data['test']:,} test images, {data['classes']} classes"
+        )
+        show_table(title, ["protocol", "features", "top-1", "top-5", "per class", "settings"], rows)
+    if "quality" in results:
+        found = results["quality"]["quality"]
+        columns = ["label-free quality", *(NAMES[who] for who in found)]
+        keys = next(iter(found.values()))
+        show_table("", columns, [[key, *(_number(found[who][key]) for who in found)] for key in keys])
+
+
+def _short(settings: dict[str, Any]) -> str:
+    left_out = ("feature", "view", "precision", "lambda_from", "fraction")
+    return ", ".join(f"{key} {_number(value)}" for key, value in settings.items() if key not in left_out)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)

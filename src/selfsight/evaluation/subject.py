@@ -1,0 +1,124 @@
+"""What is evaluated or embedded: an encoder with its evaluation view, and labelled data to measure it on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from torch import nn
+
+from selfsight.batches import Images
+from selfsight.data.opening import open_splits
+from selfsight.data.protocol import Source
+from selfsight.data.splits import Chosen
+from selfsight.encoders.protocol import Encoder
+from selfsight.engine.run import OpenRun, open_run
+from selfsight.errors import UserError
+from selfsight.recipes import catalogue
+from selfsight.views.pipelines import one_view, plain_view
+from selfsight.views.protocol import Views
+from selfsight.views.view import IMAGENET, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """An encoder as it is measured: with the view that shows it an image, and where it comes from."""
+
+    encoder: Encoder
+    plain: Views[Images]
+    run: OpenRun | None = None
+
+    @property
+    def masked(self) -> bool:
+        """Whether the run's method predicts what is masked: then MAE's linear probe is its paper's."""
+        return self.run is not None and catalogue.card(self.run.method).family == "masked"
+
+    def facts(self) -> dict[str, Any]:
+        """What a saved result says of the encoder."""
+        about: dict[str, Any] = {"encoder": getattr(self.encoder, "name", type(self.encoder).__name__)}
+        if self.run is not None:
+            about = {"method": self.run.method, **about, "epochs": self.run.settings["resolved"].get("epochs")}
+        return about
+
+
+def open_subject(run: Path | str | OpenRun | Encoder, *, plain: Views[Images] | None = None) -> Subject:
+    """A run's trained encoder, or one that is at hand, with its evaluation view (``plain`` overrides it)."""
+    if isinstance(run, nn.Module):
+        size = getattr(run, "image_size", None)
+        if plain is None and size is None:
+            raise UserError(f"{type(run).__name__} does not say its image_size; give the evaluation view as plain=")
+        return Subject(encoder=cast(Encoder, run), plain=plain or plain_view(cast(int, size), IMAGENET))
+    opened = run if isinstance(run, OpenRun) else open_run(cast(Path, run))
+    return Subject(encoder=opened.encoder(), plain=plain or opened.assembly.recipe.views.plain, run=opened)
+
+
+def channels_of(encoder: Encoder) -> int:
+    """How many channels the encoder takes: what it says, else its first layer's."""
+    said = getattr(encoder, "channels", None)
+    layers = cast(nn.Module, encoder).modules()
+    return said or next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), 3)
+
+
+def crop_of(plain: Views[Images]) -> Views[Images]:
+    """The training view of the papers' probes and fine-tuning: 8 to 100 % of the area and a flip, as ``plain`` else."""
+    facts = {name: getattr(plain, name) for name in ("size", "interpolation", "normalise")}
+    return one_view(View(scale=(0.08, 1.0), flip=0.5, **facts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData:
+    """Train and test, every label known."""
+
+    train: Source
+    test: Source
+    classes: int
+
+    def facts(self) -> dict[str, Any]:
+        """What a saved result says of the data."""
+        return {
+            "name": self.train.name,
+            "train": len(self.train),
+            "test": len(self.test),
+            "classes": self.classes,
+            "fingerprint": self.train.fingerprint,
+            "test_fingerprint": self.test.fingerprint,
+        }
+
+
+def open_pair(
+    subject: Subject, data: Any, *, limit: int | None, labels: Path | None, seed: int
+) -> tuple[Source, Source]:
+    """Train and test of ``data``, or of the run's own data where that is None."""
+    if data is None:
+        data = subject.run.flags.data if subject.run else "world"
+        labels = labels or (subject.run.flags.labels if subject.run else None)
+    size = getattr(subject.plain, "size", None)
+    channels = channels_of(subject.encoder)
+    return open_splits(data, image_size=size, limit=limit, labels=labels, seed=seed, channels=channels)
+
+
+def labelled(pair: tuple[Source, Source], protocol: str) -> LabelledData:
+    """The images whose label is known; a ``UserError`` that says what to do where there are none."""
+    train, test = (_known(source, protocol) for source in pair)
+    classes = max(len(train.classes), *(int(np.max(cast(np.ndarray, s.labels))) + 1 for s in (train, test)))
+    if classes < 2:
+        raise UserError(
+            f"{train.name} has one class only, so {protocol} has nothing to tell apart; use --protocol quality"
+        )
+    return LabelledData(train=train, test=test, classes=classes)
+
+
+def _known(source: Source, protocol: str) -> Source:
+    labels = source.labels
+    known = np.flatnonzero(labels >= 0) if labels is not None else np.empty(0, dtype=np.int64)
+    if not len(known):
+        raise UserError(
+            f"{source.name} has no labels, which {protocol} needs; give --labels FILE.csv (path,label), "
+            "or sort the images into one folder a class, or use --protocol quality"
+        )
+    return source if len(known) == len(source) else chosen(source, known)
+
+
+def chosen(source: Source, positions: np.ndarray) -> Source:
+    """The images of ``source`` at ``positions``."""
+    return cast(Source, Chosen(source, positions, name=source.name))
