@@ -4,23 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+from paper_size import layers
 from torch import nn
 
 from selfsight.parts import heads
-
-
-def describe(head: nn.Sequential) -> list[str]:
-    """Each layer in a word: ``8-16+b`` a linear layer with bias, ``bn[wb]`` a batch norm with scale, shift."""
-    words = []
-    for layer in head:
-        if isinstance(layer, nn.Linear):
-            words.append(f"{layer.in_features}-{layer.out_features}" + ("+b" if layer.bias is not None else ""))
-        elif isinstance(layer, nn.BatchNorm1d):
-            learnt = [name[0] for name, p in layer.named_parameters() if p.requires_grad]
-            words.append(f"bn[{''.join(learnt)}]")
-        else:
-            words.append(type(layer).__name__)
-    return words
 
 
 @pytest.mark.parametrize(
@@ -43,7 +30,7 @@ def describe(head: nn.Sequential) -> list[str]:
     ids=["simclr", "byol", "moco_v1", "moco_v2", "barlow_twins", "plain", "gelu"],
 )
 def test_layers(head: nn.Sequential, expected: list[str]) -> None:
-    assert describe(head) == expected
+    assert layers(head) == expected
 
 
 def test_scale_alone_starts_and_stays_without_shift() -> None:

@@ -1,0 +1,64 @@
+"""SimCLR's recipe against sheet 8's table."""
+
+import math
+
+import pytest
+import torch
+from paper_size import at, large, layers, one_step, scopes, small
+from torch import nn
+
+from selfsight.engine.optimisers import LARS
+from selfsight.recipes.simclr import simclr
+from selfsight.views import augment
+
+
+@pytest.mark.slow
+def test_paper() -> None:
+    recipe = simclr(large())
+    spec = recipe.optimisers["main"]
+    assert (recipe.epochs, recipe.batch_size) == (1000, 4096)
+    assert (spec.build.func, spec.build.keywords["momentum"], spec.build.keywords["variant"]) == (LARS, 0.9, "simclr")
+    assert spec.build.keywords["eta"] == 1e-3
+    assert spec.lr(at(0, 1000, 4096)) == 0
+    assert spec.lr(at(5, 1000, 4096)) == pytest.approx(2.4, rel=1e-3)
+    assert spec.lr(at(10, 1000, 4096)) == pytest.approx(4.8)
+    assert spec.lr(at(505, 1000, 4096)) == pytest.approx(2.4, rel=1e-3)
+    assert spec.lr(at(1000, 1000, 4096)) == pytest.approx(0, abs=1e-9)
+    assert spec.weight_decay(at(3, 1000, 4096)) == 1e-6
+    assert layers(recipe.method.projector) == ["2048-2048", "bn[wb]", "ReLU", "2048-128", "bn[w]"]
+    assert recipe.method.projector[0].weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert recipe.method.loss.keywords == {"temperature": 0.1}
+    assert scopes(recipe.method) == {"all"}
+    assert recipe.views.views == (augment.simclr(224),) * 2
+    loss, moved = one_step(recipe)
+    assert 0 < loss < math.log(3) + 20
+    assert moved > 0
+
+
+def test_small_images_follow_the_repositorys_cifar_command() -> None:
+    recipe = simclr(small())
+    spec = recipe.optimisers["main"]
+    assert (recipe.epochs, recipe.batch_size) == (1000, 512)
+    assert spec.lr.peak == 2.0
+    assert spec.weight_decay(at(3, 1000, 512, 50_000)) == 1e-4
+    assert layers(recipe.method.projector) == [
+        *("512-512", "bn[wb]", "ReLU"),
+        *("512-512", "bn[wb]", "ReLU"),
+        *("512-128", "bn[w]"),
+    ]
+    assert recipe.method.loss.keywords == {"temperature": 0.5}
+    assert recipe.views.views == (augment.simclr(32, strength=0.5, blur=False),) * 2
+
+
+def test_flags() -> None:
+    recipe = simclr(small(batch_size=256, epochs=3), temperature=0.2, projection=64)
+    assert (recipe.epochs, recipe.batch_size, recipe.optimisers["main"].lr.peak) == (3, 256, 1.0)
+    assert recipe.method.loss.keywords == {"temperature": 0.2}
+    assert layers(recipe.method.projector)[-2:] == ["512-64", "bn[w]"]
+
+
+def test_vectors_neither_decay_nor_adapt() -> None:
+    recipe = simclr(small())
+    groups = recipe.optimisers["main"].groups
+    vector, matrix = (groups("p", nn.Parameter(torch.ones(shape))) for shape in ((3,), (3, 3)))
+    assert (vector.decay, vector.adapt, matrix.decay, matrix.adapt) == (False, False, True, True)
