@@ -1,0 +1,135 @@
+"""Encoders by name: any timm model, or ``small_cnn``; adapted to the images' size and channels."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from selfsight.encoders.backbone import Backbone, Transformer
+from selfsight.encoders.small import SmallCNN
+from selfsight.encoders.stem import adapt_stem
+from selfsight.errors import UserError
+
+SMALL = 96
+"""The largest image side, in pixels, that gets a stem that keeps the resolution."""
+OWN = "small_cnn"
+
+
+def build_encoder(
+    name: str,
+    *,
+    image_size: int,
+    channels: int = 3,
+    pretrained: bool = False,
+    drop_path: float = 0.0,
+    small_stem: bool | None = None,
+    **timm_options: Any,
+) -> Backbone:
+    """An encoder from its name, for square images of ``image_size`` pixels.
+
+    Args:
+        name: a timm model (``resnet50``, ``vit_small_patch16_224``; with a tag to choose its weights) or ``small_cnn``.
+        image_size: a vision transformer gets as many positions as it has patches at this size.
+        channels: of the images; pretrained weights are adapted to other numbers than 3 by timm's rule.
+        pretrained: starts from timm's weights, which are downloaded once.
+        drop_path: stochastic depth, 0 at the first block and this at the last.
+        small_stem: convolutional stem and pooling give way to ``adapt_stem``'s; by default up to 96 px.
+        timm_options: go to timm's constructor (``patch_size``, ``depth``...).
+
+    >>> encoder = build_encoder("resnet18", image_size=32)
+    >>> encoder.width, encoder.stride
+    (512, 8)
+    """
+    adapts = image_size <= SMALL if small_stem is None else small_stem
+    if name == OWN:
+        return _own(image_size, channels, pretrained, drop_path, timm_options)
+    arguments = {**_arguments(name, image_size, channels), **timm_options}
+    flexible = {"dynamic_img_size": True} if _is_transformer(name) else {}
+    droppable = {"drop_path_rate": drop_path} if drop_path else {}
+    model = _create(name, pretrained, {**arguments, **flexible, **droppable})
+    if isinstance(model, VisionTransformer):
+        _check_patches(name, model, image_size)
+    if adapts:
+        adapt_stem(model)
+    options = {**timm_options} if small_stem is None else {"small_stem": small_stem, **timm_options}
+    kind = Transformer if type(model) is VisionTransformer else Backbone
+    facts: Mapping[str, Any] = {"model_name": _architecture(model, name), **arguments}
+    try:
+        return kind(model, name=name, image_size=image_size, channels=channels, options=options, arguments=facts)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UserError(f"{name} does not take images of {image_size} px: {_line(error)}") from error
+
+
+def has_small_stem(encoder: nn.Module) -> bool:
+    """Whether the encoder's model went through ``adapt_stem`` and changed."""
+    return bool(getattr(getattr(encoder, "model", encoder), "has_small_stem", False))
+
+
+def _own(image_size: int, channels: int, pretrained: bool, drop_path: float, options: Mapping[str, Any]) -> Backbone:
+    if pretrained:
+        raise UserError(f"{OWN} has no pretrained weights; leave out --pretrained or choose a timm model")
+    if drop_path or options:
+        wrong = ["drop_path"] * bool(drop_path) + sorted(options)
+        raise UserError(f"{OWN} has no option {', '.join(wrong)}; choose a timm model")
+    model = SmallCNN(channels)
+    return Backbone(model, name=OWN, image_size=image_size, channels=channels, options={}, arguments=None)
+
+
+def _arguments(name: str, image_size: int, channels: int) -> dict[str, Any]:
+    """What ``timm.create_model`` is told about the images: nothing that it would assume anyway."""
+    if ":" in name:  # local-dir:PATH or hf-hub:NAME, which bring their own
+        return {"in_chans": channels} if channels != 3 else {}
+    if not timm.is_model(name):
+        raise _unknown(name)
+    config = timm.get_pretrained_cfg(name)
+    size = {}
+    if config is not None and config.fixed_input_size and config.input_size[1:] != (image_size, image_size):
+        size = {"img_size": image_size}
+    return {**size, **({"in_chans": channels} if channels != 3 else {})}
+
+
+def _unknown(name: str) -> UserError:
+    near = difflib.get_close_matches(name.lower(), [*timm.list_models(), OWN], n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() has all names"
+    return UserError(f"unknown backbone '{name}'; {hint}")
+
+
+def _is_transformer(name: str) -> bool:
+    return name.partition(".")[0] in timm.list_models(module=["vision_transformer", "deit"])
+
+
+def _create(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+    except TypeError as error:
+        raise UserError(f"{name} does not take these options: {_line(error)}") from error
+    except Exception as error:
+        if not pretrained:
+            raise UserError(f"timm cannot build {name} with {dict(arguments)}: {_line(error)}") from error
+        raise UserError(
+            f"no pretrained weights for {name} ({type(error).__name__}: {_line(error)}); "
+            "check the network and the name's tag, or leave out --pretrained"
+        ) from error
+
+
+def _check_patches(name: str, model: VisionTransformer, image_size: int) -> None:
+    patch = model.patch_embed.patch_size[0]
+    if image_size % patch:
+        near = max(patch, round(image_size / patch) * patch)
+        raise UserError(
+            f"{name} cuts images into patches of {patch} px, which do not divide {image_size} px; "
+            f"use --image-size {near} or another --patch-size"
+        )
+
+
+def _architecture(model: nn.Module, name: str) -> str:
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return config.get("architecture") or name.partition(".")[0]
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, without a full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

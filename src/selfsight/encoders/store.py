@@ -1,0 +1,117 @@
+"""An encoder on disk: ``encoder.safetensors``, whose keys are the model's own, and ``encoder.json``."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from selfsight.encoders.backbone import Backbone, Wrapped
+from selfsight.encoders.build import build_encoder, has_small_stem
+from selfsight.errors import UserError
+
+WEIGHTS, FACTS = "encoder.safetensors", "encoder.json"
+FORMAT = 1
+
+
+def save_encoder(encoder: nn.Module, folder: Path | str, **meta: Any) -> Path:
+    """Writes the encoder's weights and facts into ``folder``, each file whole or not at all; returns the folder.
+
+    Args:
+        encoder: what ``build_encoder`` or ``wrap`` made.
+        folder: is made if missing.
+        meta: further facts for ``encoder.json`` (``method``, ``normalise``...), in JSON's types.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not isinstance(encoder, Backbone | Wrapped):
+        raise UserError(f"cannot save a {type(encoder).__name__} as an encoder; wrap(module, width) makes one of it")
+    facts = {
+        "format": FORMAT,
+        "name": encoder.name,
+        "image_size": encoder.image_size,
+        "channels": encoder.channels,
+        "width": encoder.width,
+        "stride": encoder.stride,
+        "options": encoder.options,
+        "timm": encoder.arguments,
+        "small_stem": has_small_stem(encoder),
+        "normalise": None,
+        **meta,
+    }
+    text = json.dumps(facts, indent=2).encode()
+    replace_file(folder / WEIGHTS, save(weights(encoder)))
+    replace_file(folder / FACTS, text)
+    return folder
+
+
+def load_encoder(folder: Path | str, *, into: nn.Module | None = None) -> nn.Module:
+    """The encoder that ``save_encoder`` wrote, in training mode, on the CPU.
+
+    Args:
+        folder: holds both files.
+        into: an encoder to load into, for one that was made by ``wrap``.
+    """
+    folder = Path(folder)
+    facts = read_facts(folder)
+    encoder = into if into is not None else _rebuild(folder, facts)
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read {folder / WEIGHTS} ({error}); copy it again or export anew") from error
+    try:
+        model: Any = encoder.model
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise UserError(f"{folder / WEIGHTS} does not fit {facts['name']}: {' '.join(lines[1:2])}") from error
+    return encoder
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The contents of ``encoder.json``."""
+    path = folder / FACTS
+    try:
+        facts = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"no encoder in {folder}: {FACTS} is missing") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(facts, dict) or not {"format", "name", "options"} <= facts.keys():
+        raise UserError(f"{path} is not an encoder's: format, name or options are missing")
+    if facts["format"] > FORMAT:
+        raise UserError(f"{path} has format {facts['format']}, newer than {FORMAT}; update selfsight")
+    return facts
+
+
+def weights(encoder: nn.Module) -> dict[str, Tensor]:
+    """The model's own state dict, contiguous, on the CPU, each tensor with memory of its own."""
+    model: Any = encoder.model
+    whole = model.state_dict().items()
+    return {name: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, t in whole}
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes beside ``path`` and renames: a reader finds the old file or the new one, never half."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _rebuild(folder: Path, facts: Mapping[str, Any]) -> Backbone:
+    if facts["image_size"] is None:
+        raise UserError(
+            f"{folder} holds a module of your own, {facts['name']}; load_encoder(folder, into=wrap(...)) loads into it"
+        )
+    return build_encoder(facts["name"], image_size=facts["image_size"], channels=facts["channels"], **facts["options"])
