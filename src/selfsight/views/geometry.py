@@ -103,32 +103,21 @@ def cut(image: UInt8[Tensor, "c h w"], box: Boxes, size: int, interpolation: Int
     top, left, height, width = (value.item() for value in box[:4])
     if box.closed:
         t, e, h, w = round(top), round(left), round(height), round(width)
-        view = _resize(image[:, t : t + h, e : e + w], size, size, interpolation)
+        view = _resize(image[None, :, t : t + h, e : e + w], size, size, interpolation)[0]
     else:
         down, right = round(top * size / height), round(left * size / width)
         reach = max(abs(down), abs(right))
-        view = F.pad(_resize(image, size, size, interpolation), (reach,) * 4)
+        view = F.pad(_resize(image[None], size, size, interpolation)[0], (reach,) * 4)
         view = view[:, reach + down : reach + down + size, reach + right : reach + right + size]
     return view.flip(-1) if box.flip.item() else view
 
 
-def centre(
-    image: UInt8[Tensor, "c h w"], size: int, short: int, interpolation: Interpolation
-) -> UInt8[Tensor, "c s s"]:
-    """Resizes the short side of one image to ``short`` pixels and cuts its centre, as torchvision's two steps do."""
-    height, width = resized(image.shape[1], image.shape[2], short)
-    view = _resize(image, height, width, interpolation)
+def centre(images: Tensor, size: int, short: int, interpolation: Interpolation) -> Tensor:
+    """Resizes the short side of ``b c h w`` to ``short`` pixels and cuts the centre, as torchvision's two steps do."""
+    height, width = resized(images.shape[2], images.shape[3], short)
+    view = _resize(images, height, width, interpolation)
     top, left = round((height - size) / 2), round((width - size) / 2)
-    return view[:, top : top + size, left : left + size]
-
-
-def centre_box(height: int, width: int, size: int, short: int) -> Boxes:
-    """The same as a box of an image of ``height`` by ``width`` pixels, for ``resample``."""
-    tall, wide = resized(height, width, short)
-    top, left = round((tall - size) / 2), round((wide - size) / 2)
-    sides = (top * height / tall, left * width / wide, size * height / tall, size * width / wide)
-    top, left, tall, wide = (torch.tensor([side], dtype=torch.float64) for side in sides)
-    return Boxes(top, left, tall, wide, torch.tensor([False]), closed=False)
+    return view[:, :, top : top + size, left : left + size]
 
 
 def resized(height: int, width: int, short: int) -> tuple[int, int]:
@@ -138,8 +127,8 @@ def resized(height: int, width: int, short: int) -> tuple[int, int]:
     return short, int(short * width / height)
 
 
-def _resize(image: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
-    if image.shape[1:] == (height, width):
-        return image
-    pixels = image[None].contiguous(memory_format=torch.channels_last)  # what the uint8 kernels are quickest on
-    return F.interpolate(pixels, (height, width), mode=interpolation, antialias=True)[0]
+def _resize(images: Tensor, height: int, width: int, interpolation: Interpolation) -> Tensor:
+    if images.shape[2:] == (height, width):
+        return images
+    images = images.contiguous(memory_format=torch.channels_last)  # what the uint8 kernels are quickest on
+    return F.interpolate(images, (height, width), mode=interpolation, antialias=True)

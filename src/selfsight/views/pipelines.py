@@ -16,7 +16,7 @@ from torch import Tensor
 from selfsight.batches import Images, MaskedImages, MultiCrop, TwoViews
 from selfsight.keyed import Key, uniforms
 from selfsight.views import geometry
-from selfsight.views.protocol import Cuts, Plan, Views
+from selfsight.views.protocol import Cuts, Plan
 from selfsight.views.render import normalise_, render, sizes
 from selfsight.views.view import DRAWS, Interpolation, Normalise, View, boxes
 
@@ -37,7 +37,7 @@ class Pipeline(ABC, Generic[B]):
         """Each view's uniform numbers, ``view0``, ``view1``..., and the mask's where the batch has one."""
         return {f"view{v}": uniforms(key, f"view{v}", DRAWS) for v in range(len(self.views))}
 
-    def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "v c s s"]]:
+    def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "_ c _ _"]]:
         """Crops, flips and resizes one image for all views: one stack for each size of crop."""
         height, width = image.shape[1:]
         crops: dict[int, list[Tensor]] = {size: [] for size in sizes(self.views)}
@@ -56,7 +56,7 @@ class Pipeline(ABC, Generic[B]):
         return "\n".join(f"view {v + 1}: {view.describe()}" for v, view in enumerate(self.views))
 
     @property
-    def plain(self) -> Views[Images]:
+    def plain(self) -> "PlainView":
         """The evaluation view: whole image, centre cut, the first view's size, normalisation and interpolation."""
         first = self.views[0]
         return plain_view(first.size, first.normalise, interpolation=first.interpolation)
@@ -112,7 +112,9 @@ def partition(u: Float[Tensor, "b n"], keep: int) -> tuple[Int[Tensor, "b k"], I
 
 
 @dataclass(frozen=True)
-class _PlainView:
+class PlainView:
+    """Evaluation views of whole images: nothing is random, so the plan is empty. ``plain_view`` builds it."""
+
     size: int
     normalise: Normalise | None
     resize: int
@@ -122,27 +124,16 @@ class _PlainView:
         return {}
 
     def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "1 c s s"]]:
-        return [geometry.centre(image, self.size, self.resize, self.interpolation)[None]]
+        return [geometry.centre(image[None], self.size, self.resize, self.interpolation)]
 
     @torch.no_grad()
     def render(self, images: UInt8[Tensor, "b c h w"] | Cuts, plan: Plan, key: Key) -> Images:
-        index = key.index
-        if not isinstance(images, Tensor):
-            x = images[0][:, 0].float() / 255
-        elif images.shape[2:] == (self.size, self.size) and self.resize == self.size:
-            x = images.float() / 255
+        if isinstance(images, Tensor):
+            x = geometry.centre(images.float(), self.size, self.resize, self.interpolation).clamp(0, 255) / 255
         else:
-            x = self._resample(images)
+            x = images[0][:, 0].float() / 255
         normalise_(x.transpose(0, 1), self.normalise)
-        return Images(x, index.to(x.device, non_blocking=True))
-
-    def _resample(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c s s"]:
-        box = geometry.centre_box(images.shape[2], images.shape[3], self.size, self.resize)
-        box = box.each(lambda field: field.to(images.device))
-        rows = torch.arange(len(images), device=images.device)
-        with torch.autocast(images.device.type, enabled=False):
-            x = geometry.resample(images, rows, box, self.size, self.interpolation)
-        return x.transpose(0, 1).contiguous()
+        return Images(x, key.index.to(x.device, non_blocking=True))
 
     def describe(self) -> str:
         """The view in one line."""
@@ -150,7 +141,7 @@ class _PlainView:
         return f"{start}centre {self.size} px{', normalise' if self.normalise else ''}"
 
     @property
-    def plain(self) -> "Views[Images]":
+    def plain(self) -> "PlainView":
         return self
 
 
@@ -196,7 +187,7 @@ def masked_view(view: View, *, patch: int, ratio: float) -> Pipeline[MaskedImage
 
 def plain_view(
     size: int, normalise: Normalise | None, *, resize: int | None = None, interpolation: Interpolation = "bilinear"
-) -> Views[Images]:
+) -> PlainView:
     """Evaluation: the short side resized to ``resize`` pixels, then the centre of ``size`` pixels.
 
     ``resize`` defaults to ``size * 256 / 224`` above 96 px (ImageNet's protocol) and to ``size`` up to there, where an
@@ -205,4 +196,4 @@ def plain_view(
     resize = resize or (round(size * 256 / 224) if size > 96 else size)
     if resize < size:
         raise ValueError(f"resize={resize} is smaller than the view of {size} px; take at least {size}")
-    return _PlainView(size, normalise, resize, interpolation)
+    return PlainView(size, normalise, resize, interpolation)

@@ -14,8 +14,8 @@ B_co = TypeVar("B_co", covariant=True)
 Plan: TypeAlias = Mapping[str, Tensor]
 """Size-free numbers of a batch, each tensor with leading axis ``b``: slices and stacks like one."""
 
-Cuts: TypeAlias = Sequence[UInt8[Tensor, "b v c s s"]]
-"""Planned boxes, cut and resized: one stack per crop size, its views in the pipeline's order."""
+Cuts: TypeAlias = Sequence[UInt8[Tensor, "b _ c _ _"]]
+"""Planned boxes, cut and resized: one stack ``b v c s s`` per crop size, its views in the pipeline's order."""
 
 
 @runtime_checkable
@@ -26,7 +26,7 @@ class Views(Protocol[B_co]):
         """Draws all random numbers of the batch ``key`` (on the CPU; a pure function of the key)."""
         ...
 
-    def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "v c s s"]]:
+    def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "_ c _ _"]]:
         """Cuts and resizes the planned boxes of one image; ``plan`` is that image's, with leading axis 1."""
         ...
 
