@@ -1,0 +1,170 @@
+r"""The recipe of SwAV (Caron et al., 2020, arXiv 2006.09882). The method: ``selfsight.methods.swav``.
+
+Each view predicts the soft, balanced cluster assignment of another:
+:math:`L = \frac1{|A|(V-1)} \sum_{s \in A} \sum_{v \ne s} \mathrm{CE}(q_s, \mathrm{softmax}(z_v C^\top / \tau))` with
+:math:`q_s = \mathrm{Sinkhorn}(z_s C^\top / \varepsilon)`.
+
+**Large images**: the official scripts' two columns, chosen by the batch. Below 1024: 0.6 x batch / 256 without warm-up
+and a queue of 3840 from epoch 15 (256 for 200 epochs: 72.7 % linear on ImageNet with ResNet-50). From 1024 on: 4.8 x
+batch / 4096, a warm-up of 10 epochs from 0.3, no queue (4096 for 800 epochs: 75.3 %). Both: SGD with apex's LARC on
+every tensor, decay 1e-6, a thousandth of the rate at the end, 3000 prototypes that stand still for an epoch, two crops
+of 224 and six of 96 pixels.
+
+**Small images** (up to 96 px): lightly's CIFAR-10 benchmark (81.2 % kNN after 200 epochs at batch 128 with ResNet-18,
+88.4 % after 800 at 512): Adam, 1e-3 x batch / 128, decay 1e-6, a cosine, 512 prototypes, no queue, nothing frozen, two
+crops, no blur. It is the column that states what 200 epochs give; solo-learn's (LARS, 3000 prototypes, a queue from
+epoch 50) reaches 89.2 % linear after 1000. ``--small-crops`` adds small crops to either.
+
+**Differences**: batch norm sees the whole batch, as in the script for batch 256; the large runs' groups of 8 devices
+are not kept. The official learning rates are for the stated batches alone, here they scale with it. A queue is rounded
+down to a multiple of the batch, as in the code.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+from torch.optim import Adam
+
+from selfsight.batches import MultiCrop
+from selfsight.encoders.build import build_encoder
+from selfsight.encoders.protocol import TokenEncoder
+from selfsight.engine.optimisers import LARS
+from selfsight.methods.swav import SwAV
+from selfsight.parts import heads
+from selfsight.parts.batchnorm import set_scope_
+from selfsight.parts.prototypes import Prototypes
+from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all
+from selfsight.schedules import constant, cosine, warmup_cosine
+from selfsight.views import augment
+from selfsight.views.pipelines import multi_crop
+from selfsight.views.view import View
+
+CARDS = {
+    "swav": {
+        "family": "contrastive",
+        "title": "SwAV",
+        "year": 2020,
+        "arxiv": "2006.09882",
+        "fact": "Each view predicts the balanced cluster assignment of another.",
+        "encoder": "resnet50",
+    }
+}
+
+
+def swav(
+    at: Setting,
+    *,
+    prototypes: int | None = None,
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    queue: int | None = None,
+    queue_epoch: float = 15,
+    frozen_epochs: float | None = None,
+    small_crops: int | None = None,
+    projection: int = 128,
+) -> Recipe[MultiCrop]:
+    """SwAV: predict from one view the cluster that another was assigned to.
+
+    Parameters
+    ----------
+    at
+        What the run knows.
+    prototypes
+        Clusters. Default: 3000, for small images 512.
+    temperature
+        The loss's temperature.
+    epsilon
+        The assignments' softness; 0.03 is the authors' first remedy against collapse.
+    iterations
+        Of the Sinkhorn algorithm.
+    queue
+        Earlier features that join in the assignment, a multiple of the batch. Default: 3840 for batches below 1024,
+        none for larger ones and for small images.
+    queue_epoch
+        When the queue begins to be filled.
+    frozen_epochs
+        How long the prototypes stand still. Default: 1, for small images 0.
+    small_crops
+        Crops of about 3/7 of the image's size. Default: 6, for small images 0.
+    projection
+        Width of the projection.
+    """
+    small = at.small
+    batch = at.batch_size or (128 if small else 256)
+    joined = 0 if small or batch >= 1024 else 3840
+    crops = (0 if small else 6) if small_crops is None else small_crops
+    w = at.encoder.width
+    method = SwAV(
+        at.encoder,
+        heads.mlp(w, 512, projection, bias=False) if small else heads.mlp(w, 2048, projection),
+        Prototypes(projection, prototypes or (512 if small else 3000)),
+        temperature=temperature,
+        epsilon=epsilon,
+        iterations=iterations,
+        frozen_epochs=(0 if small else 1) if frozen_epochs is None else frozen_epochs,
+        queue=queue_length(queue, joined, batch),
+        queue_epoch=queue_epoch,
+    )
+    set_scope_(method, "all")
+    return Recipe(
+        method=method,
+        views=multi_crop(*_views(at, crops)),
+        optimisers={"main": _optimiser(small, batch)},
+        epochs=at.epochs or 200,
+        batch_size=batch,
+    )
+
+
+def _views(at: Setting, crops: int) -> tuple[list[View], list[View]]:
+    """Two large crops and the small ones."""
+    alone = (0.14, 1.0) if at.small else (0.08, 1.0)
+    large = augment.swav(at.image_size, scale=(0.14, 1.0) if crops else alone)
+    little = augment.swav(small_size(at), scale=(0.05, 0.14))
+    if at.small:
+        large, little = replace(large, blur=None), replace(little, blur=None)
+    return [large] * 2, [little] * crops
+
+
+def _optimiser(small: bool, batch: int) -> OptimiserSpec:
+    """The column of the batch."""
+    if small:
+        peak = 1e-3 * batch / 128
+        build, lr = Adam, cosine(peak, 0.0)
+    elif batch < 1024:
+        peak = 0.6 * batch / 256
+        build, lr = partial(LARS, momentum=0.9, variant="larc"), cosine(peak, peak / 1000)
+    else:
+        peak = 4.8 * batch / 4096
+        build = partial(LARS, momentum=0.9, variant="larc")
+        lr = warmup_cosine(peak, warmup_epochs=10, start=0.3, end=peak / 1000)
+    return OptimiserSpec(build=build, lr=lr, weight_decay=constant(1e-6), groups=decay_all)
+
+
+def queue_length(asked: int | None, default: int, batch: int) -> int:
+    """The queue's length: as asked if that is a multiple of the batch, else the default rounded down to one.
+
+    >>> queue_length(None, 3840, 256), queue_length(None, 3840, 500), queue_length(0, 3840, 256)
+    (3840, 3500, 0)
+    """
+    if asked is None:
+        return default // batch * batch
+    if asked < 0 or asked % batch:
+        raise ValueError(
+            f"--queue {asked} is not a multiple of the batch of {batch}; use {max(asked, 0) // batch * batch}"
+        )
+    return asked
+
+
+def small_size(at: Setting) -> int:
+    """Pixels of a small crop: 96 for 224, else in proportion, a multiple of a transformer's patch or of 8."""
+    unit = at.encoder.patch if isinstance(at.encoder, TokenEncoder) else 8
+    return max(round(at.image_size * 96 / 224 / unit), 1) * unit
+
+
+def tiny() -> dict[str, Recipe]:
+    """The recipe at a size that a test can train, with a queue and small crops."""
+    at = Setting(
+        encoder=build_encoder("small_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=64
+    )
+    return {"swav": swav(at, prototypes=64, queue=128, queue_epoch=2, frozen_epochs=1, small_crops=2, projection=64)}
