@@ -1,0 +1,148 @@
+"""DINO's recipe against its sheet."""
+
+import pytest
+import torch
+from timm.layers import DropPath
+from torch import nn
+from torch.optim import SGD, AdamW
+
+from selfsight.encoders.build import build_encoder
+from selfsight.engine.optimisers import build_optimiser, clip_, set_rates_
+from selfsight.keyed import Key
+from selfsight.method import Clock, Objective, drive
+from selfsight.recipes.dino import dino
+from selfsight.recipes.recipe import Recipe, Setting
+
+
+def clock(progress: float, epochs: int) -> Clock:
+    steps = 1000 * epochs
+    step = round(progress * steps)
+    return Clock(step=step, steps=steps, epoch=min(step // 1000, epochs - 1), epochs=epochs)
+
+
+def vit(size: int, patch: int = 16) -> nn.Module:
+    return build_encoder("vit_tiny_patch16_224", image_size=size, patch_size=patch, embed_dim=32, depth=3, num_heads=2)
+
+
+def setting(encoder: nn.Module, size: int) -> Setting:
+    return Setting(encoder=encoder, image_size=size, samples=10**6)  # type: ignore[arg-type]
+
+
+def kind(recipe: Recipe) -> tuple[type, dict]:
+    optimiser = build_optimiser(recipe.optimisers["main"], [("weight", nn.Parameter(torch.ones(2, 2)))])
+    return type(optimiser), optimiser.param_groups[0]
+
+
+def test_the_transformers_column() -> None:
+    encoder = vit(224)
+    recipe = dino(setting(encoder, 224))
+    spec, method = recipe.optimisers["main"], recipe.method
+    assert (recipe.batch_size, recipe.epochs) == (512, 100)
+    assert kind(recipe)[0] is AdamW
+    assert spec.lr(clock(0, 100)) == 0
+    assert spec.lr(clock(0.1, 100)) == pytest.approx(5e-4 * 512 / 256)
+    assert spec.lr(clock(1, 100)) == pytest.approx(1e-6)
+    assert [spec.weight_decay(clock(p, 100)) for p in (0, 0.5, 1)] == pytest.approx([0.04, 0.22, 0.4])
+    assert (spec.clip, spec.clip_each) == (3.0, "tensor")
+    assert [method.momentum(clock(p, 100)) for p in (0, 0.5, 1)] == pytest.approx([0.996, 0.998, 1.0])
+    assert [method.teacher_temperature(clock(p, 100)) for p in (0, 0.15, 1)] == pytest.approx([0.04] * 3)
+    assert (method.student_temperature, method.centre_momentum, method.frozen_epochs) == (0.1, 0.9, 1)
+    linears = [m for m in method.student_head.trunk if isinstance(m, nn.Linear)]
+    assert [m.out_features for m in linears] == [2048, 2048, 256]
+    assert all(m.bias is not None for m in linears)
+    assert float(linears[1].weight.detach().std()) == pytest.approx(0.02, rel=0.02)
+    assert sum(isinstance(m, nn.GELU) for m in method.student_head.trunk) == 2
+    assert method.centre.shape == (65536,)
+    assert len(method.student_head.last_layer) == 1
+    views = recipe.views.views
+    assert [(v.size, v.scale, v.interpolation) for v in views[:2]] == [(224, (0.4, 1.0), "bicubic")] * 2
+    assert [(v.size, v.scale) for v in views[2:]] == [(96, (0.05, 0.4))] * 8
+    assert [v.blur.p for v in views[:3]] == [1.0, 0.1, 0.5]
+    assert [v.solarise is not None for v in views[:3]] == [False, True, False]
+
+
+def test_drop_path_in_the_student_alone() -> None:
+    method = dino(setting(vit(224), 224)).method
+    rates = [
+        block.drop_path1.drop_prob for block in method.student.model.blocks if hasattr(block.drop_path1, "drop_prob")
+    ]
+    assert rates == pytest.approx([0.05, 0.1])
+    assert not any(isinstance(m, DropPath) and m.drop_prob for m in method.encoder.modules())
+
+
+def test_a_higher_teacher_temperature_is_reached_in_30_epochs() -> None:
+    method = dino(setting(vit(224), 224), teacher_temperature=0.07).method
+    found = [method.teacher_temperature(clock(epoch / 100, 100)) for epoch in (0, 15, 30, 100)]
+    assert found == pytest.approx([0.04, 0.055, 0.07, 0.07])
+
+
+def test_decay_spares_biases_and_vectors_but_not_tokens_and_gains() -> None:
+    recipe = dino(setting(vit(224), 224), fixed_gain=False)
+    groups = recipe.optimisers["main"].groups
+    decayed = {name: groups(name, p).decay for name, p in recipe.method.trainables()["main"]}
+    assert decayed["student.model.cls_token"]
+    assert decayed["student.model.pos_embed"]
+    assert decayed["student_head.last.parametrizations.weight.original0"]
+    assert decayed["student.model.blocks.0.attn.qkv.weight"]
+    assert not decayed["student.model.blocks.0.attn.qkv.bias"]
+    assert not decayed["student.model.norm.weight"]
+
+
+def test_the_convolutional_column() -> None:
+    recipe = dino(setting(build_encoder("small_cnn", image_size=32), 224))
+    spec = recipe.optimisers["main"]
+    assert kind(recipe)[0] is SGD
+    assert kind(recipe)[1]["momentum"] == 0.9
+    assert spec.lr(clock(0.1, 100)) == pytest.approx(0.03 * 512 / 256)
+    assert [spec.weight_decay(clock(p, 100)) for p in (0, 1)] == [1e-4, 1e-4]
+    assert spec.clip == 3.0
+    assert [v.scale for v in recipe.views.views[1:3]] == [(0.14, 1.0), (0.05, 0.14)]
+
+
+def test_the_small_image_column() -> None:
+    recipe = dino(setting(build_encoder("small_cnn", image_size=32), 32))
+    spec, method = recipe.optimisers["main"], recipe.method
+    assert (recipe.batch_size, recipe.epochs) == (128, 200)
+    assert kind(recipe)[0] is SGD
+    assert [spec.lr(clock(p, 200)) for p in (0, 1)] == pytest.approx([0.06, 0.0])
+    assert spec.weight_decay(clock(0, 200)) == 5e-4
+    assert spec.clip is None
+    assert [method.momentum(clock(p, 200)) for p in (0, 1)] == [0.99, 0.99]
+    assert method.centre.shape == (2048,)
+    assert method.frozen_epochs == 0
+    assert [(v.size, v.blur) for v in recipe.views.views] == [(32, None)] * 2
+
+
+def test_a_transformer_on_small_images() -> None:
+    recipe = dino(setting(vit(32, 4), 32), small_crops=3)
+    assert kind(recipe)[0] is AdamW
+    assert recipe.batch_size == 256
+    assert recipe.method.centre.shape == (4096,)
+    assert [v.size for v in recipe.views.views] == [32, 32, 12, 12, 12]  # multiples of the patch
+
+
+@pytest.mark.slow
+def test_the_papers_recipe_takes_a_step() -> None:
+    """ViT-S/16, 2 x 224 + 8 x 96 pixels, 65536 outputs, at batch 2."""
+    torch.manual_seed(0)
+    encoder = build_encoder("vit_small_patch16_224", image_size=224)
+    recipe = dino(Setting(encoder=encoder, image_size=224, samples=1_281_167))
+    images = torch.randint(0, 255, (2, 3, 250, 260), dtype=torch.uint8)
+    key = Key(0, torch.zeros(2, dtype=torch.long), torch.arange(2))
+    batch = recipe.views.render(images, recipe.views.plan(key), key)
+    before = recipe.method.encoder.model.patch_embed.proj.weight.clone()
+    now, losses = clock(0.1, 100), []
+
+    def update(objective: Objective) -> bool:
+        spec, named = recipe.optimisers["main"], recipe.method.trainables()["main"]
+        optimiser = build_optimiser(spec, named)
+        set_rates_(optimiser, spec, now)
+        objective.loss.backward()
+        clip_([p for _, p in named], spec)
+        optimiser.step()
+        losses.append(float(objective.loss.detach()))
+        return True
+
+    drive(recipe.method.step(batch, now), update)
+    assert 10.5 < losses[0] < 12.5  # log 65536 is 11.09
+    assert not torch.equal(recipe.method.encoder.model.patch_embed.proj.weight, before)

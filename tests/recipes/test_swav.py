@@ -1,0 +1,109 @@
+"""SwAV's recipe against its sheet."""
+
+import pytest
+import torch
+from torch.optim import Adam
+
+from selfsight.encoders.build import build_encoder
+from selfsight.engine.optimisers import LARS, build_optimiser, set_rates_
+from selfsight.keyed import Key
+from selfsight.method import Clock, Objective, drive
+from selfsight.recipes.recipe import OptimiserSpec, Setting
+from selfsight.recipes.swav import swav
+
+
+def clock(progress: float, epochs: int) -> Clock:
+    steps = 1000 * epochs
+    step = round(progress * steps)
+    return Clock(step=step, steps=steps, epoch=min(step // 1000, epochs - 1), epochs=epochs)
+
+
+def setting(size: int, **options: int) -> Setting:
+    return Setting(encoder=build_encoder("small_cnn", image_size=32), image_size=size, samples=10**6, **options)
+
+
+def first_group(spec: OptimiserSpec) -> dict:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimiser = build_optimiser(spec, [("weight", weight)])
+    set_rates_(optimiser, spec, clock(0.5, 100))
+    return optimiser.param_groups[0] | {"kind": type(optimiser)}
+
+
+def test_the_column_of_batch_256() -> None:
+    recipe = swav(setting(224))
+    spec, method = recipe.optimisers["main"], recipe.method
+    assert (recipe.batch_size, recipe.epochs) == (256, 200)
+    assert spec.lr(clock(0, 200)) == pytest.approx(0.6)
+    assert spec.lr(clock(1, 200)) == pytest.approx(0.0006)
+    group = first_group(spec)
+    assert group["kind"] is LARS
+    assert (group["variant"], group["momentum"], group["clip"], group["adapt"]) == ("larc", 0.9, False, True)
+    assert group["weight_decay"] == 1e-6
+    assert (method.temperature, method.epsilon, method.iterations) == (0.1, 0.05, 3)
+    assert method.prototypes.weight.shape == (3000, 128)
+    assert [queue.keys.shape for queue in method.queues] == [(3840, 128)] * 2
+    assert (method.queue_epoch, method.frozen_epochs) == (15, 1)
+    views = recipe.views.views
+    assert [(v.size, v.scale, v.interpolation) for v in views[:2]] == [(224, (0.14, 1.0), "bilinear")] * 2
+    assert [(v.size, v.scale) for v in views[2:]] == [(96, (0.05, 0.14))] * 6
+    assert all(v.blur.p == 0.5 and v.flip == 0.5 and v.grey == 0.2 for v in views)
+
+
+def test_the_column_of_batch_4096() -> None:
+    recipe = swav(setting(224, batch_size=4096))
+    lr = recipe.optimisers["main"].lr
+    assert lr(clock(0, 200)) == pytest.approx(0.3)
+    assert lr(clock(10 / 200, 200)) == pytest.approx(4.8)
+    assert lr(clock(1, 200)) == pytest.approx(0.0048)
+    assert not recipe.method.queues
+    assert recipe.method.frozen_epochs == 1
+
+
+def test_two_crops_alone_take_wider_scales() -> None:
+    views = swav(setting(224), small_crops=0).views.views
+    assert [v.scale for v in views] == [(0.08, 1.0)] * 2
+
+
+def test_the_small_image_column() -> None:
+    recipe = swav(setting(32))
+    group, lr = first_group(recipe.optimisers["main"]), recipe.optimisers["main"].lr
+    assert (recipe.batch_size, recipe.epochs) == (128, 200)
+    assert (group["kind"], group["weight_decay"]) == (Adam, 1e-6)
+    assert (lr(clock(0, 200)), lr(clock(1, 200))) == (pytest.approx(1e-3), pytest.approx(0))
+    assert recipe.method.prototypes.weight.shape == (512, 128)
+    assert recipe.method.frozen_epochs == 0
+    assert not recipe.method.queues
+    views = recipe.views.views
+    assert [(v.size, v.scale, v.blur) for v in views] == [(32, (0.14, 1.0), None)] * 2
+    assert [v.size for v in swav(setting(32), small_crops=4).views.views] == [32, 32, 16, 16, 16, 16]
+
+
+def test_a_queue_that_the_batch_does_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="--queue 1000 is not a multiple of the batch of 128; use 896"):
+        swav(setting(32), queue=1000)
+
+
+@pytest.mark.slow
+def test_the_papers_recipe_takes_a_step() -> None:
+    """ResNet-50, 2 x 224 + 6 x 96 pixels, 3000 prototypes, at batch 2."""
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet50", image_size=224)
+    recipe = swav(Setting(encoder=encoder, image_size=224, samples=1_281_167))
+    images = torch.randint(0, 255, (2, 3, 250, 260), dtype=torch.uint8)
+    key = Key(0, torch.zeros(2, dtype=torch.long), torch.arange(2))
+    batch = recipe.views.render(images, recipe.views.plan(key), key)
+    before = encoder.model.conv1.weight.detach().clone()
+    losses: list[float] = []
+
+    def update(objective: Objective) -> bool:
+        spec = recipe.optimisers["main"]
+        optimiser = build_optimiser(spec, recipe.method.trainables()["main"])
+        set_rates_(optimiser, spec, clock(0, 200))
+        objective.loss.backward()
+        optimiser.step()
+        losses.append(float(objective.loss.detach()))
+        return True
+
+    drive(recipe.method.step(batch, clock(0, 200)), update)
+    assert 5 < losses[0] < 12  # log 3000 is 8.0
+    assert not torch.equal(encoder.model.conv1.weight, before)
