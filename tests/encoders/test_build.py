@@ -24,7 +24,7 @@ def images(size: int, channels: int = 3, n: int = 2) -> torch.Tensor:
     ("name", "size", "width", "stride", "last"),
     [
         ("resnet18", 32, 512, 8, True),
-        ("resnet18", 128, 512, 32, True),
+        ("resnet10t", 128, 512, 32, True),
         ("small_cnn", 32, 256, 8, True),
         ("convnext_atto", 32, 320, 8, True),
         ("mobilenetv3_small_050", 32, 1024, 16, True),
@@ -47,7 +47,7 @@ def test_width_stride_and_map_are_what_they_say(name, size, width, stride, last)
             torch.testing.assert_close(norm(dense.mean((2, 3))), pooled)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "small_cnn", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["resnet10t", "small_cnn", "vit_tiny_patch16_224"])
 def test_channels(name):
     encoder = build_encoder(name, image_size=32, channels=5)
     assert encoder(images(32, 5)).shape == (2, encoder.width)
@@ -130,8 +130,8 @@ def test_drop_path_rises_to_what_was_asked():
 
 
 def test_a_small_stem_can_be_chosen_or_left_out():
-    assert build_encoder("resnet18", image_size=64, small_stem=False).stride == 32
-    assert build_encoder("resnet18", image_size=128, small_stem=True).stride == 8
+    assert build_encoder("resnet10t", image_size=64, small_stem=False).stride == 32
+    assert build_encoder("resnet10t", image_size=32, small_stem=True).stride == 8
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,8 @@ def test_weights_fit_timms_own_model():
     plain.load_state_dict(encoder.model.state_dict(), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(plain(images(48, 4)), encoder.eval()(images(48, 4)), rtol=0, atol=1e-6)
-    assert build_encoder("vit_tiny_patch16_224", image_size=224).arguments == {"model_name": "vit_tiny_patch16_224"}
+    native = build_encoder("vit_tiny_patch16_224", image_size=224, **VIT)
+    assert native.arguments == {"model_name": "vit_tiny_patch16_224", **VIT}
 
 
 def own_net() -> nn.Module:

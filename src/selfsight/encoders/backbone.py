@@ -45,11 +45,11 @@ class Backbone(nn.Module):
         training = self.training
         self.eval()
         x = torch.zeros(1, self.channels, self.image_size, self.image_size)
-        pooled, last = self(x), self.dense(x)
+        pooled, last = self(x), self._features(x)
         if pooled.ndim != 2:
             raise ValueError(f"{self.name} gives no pooled feature: its output has the shape {list(pooled.shape)}")
-        self.width, self.stride = pooled.shape[1], max(1, round(self.image_size / last.shape[-1]))
-        self.channels_last = self._features(x).ndim == 4 and not self._channels_come_last()
+        self.width, self.stride = pooled.shape[1], max(1, round(self.image_size / self._map(last, x).shape[-1]))
+        self.channels_last = last.ndim == 4 and not self._channels_come_last()
         self.train(training)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width"]:
@@ -57,7 +57,9 @@ class Backbone(nn.Module):
 
     def dense(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
         """The last feature map, or the patch tokens as a map."""
-        y = self._features(x)
+        return self._map(self._features(x), x)
+
+    def _map(self, y: Tensor, x: Tensor) -> Tensor:
         if y.ndim == 4:
             return y.permute(0, 3, 1, 2) if self._channels_come_last() else y
         patches = y[:, getattr(self.model, "num_prefix_tokens", 0) :]
