@@ -51,7 +51,7 @@ def words(seed: int, epoch: np.ndarray, index: np.ndarray, stream: str, n: int) 
         (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF),
     )
     shape = (len(index), blocks.shape[1])
-    return np.stack([np.broadcast_to(o, shape) for o in out], axis=-1).reshape(len(index), -1)[:, :n]
+    return np.stack([np.broadcast_to(o, shape) for o in out], axis=-1).reshape(len(index), 4 * shape[1])[:, :n]
 
 
 def uniforms(key: Key, stream: str, n: int) -> Float[Tensor, "b n"]:

@@ -11,7 +11,7 @@ instead. Pixels, colours and random features say little of it. ``benchmarks/worl
 
 import hashlib
 import operator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int64, UInt8
@@ -92,7 +92,7 @@ class World:
 
     classes: tuple[str, ...] = CLASSES
 
-    def __init__(self, n: int, *, size: int, split: Literal["train", "test"], seed: int = 0) -> None:
+    def __init__(self, n: int, *, size: int, split: str, seed: int = 0) -> None:
         if split not in ("train", "test"):
             raise DataError(f"the world has no split '{split}'; take 'train' or 'test'")
         if not 0 < n <= _TEST:

@@ -24,8 +24,7 @@ def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    y = y - 0.08
-    return np.maximum(-y, 0.8660254 * np.abs(x) + 0.5 * y) - 0.53
+    return np.maximum(-y, 0.8660254 * np.abs(x) + 0.5 * y) - 0.5
 
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
