@@ -1,17 +1,19 @@
 """The papers' linear probes: the encoder stands still, the classifier learns, the schedules are the papers'."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from selfsight.data.protocol import Source
-from selfsight.evaluation.linear_sgd import PROBES, classifier, linear_sgd, optimiser_spec
+from selfsight.evaluation import linear_sgd as module
+from selfsight.evaluation.linear_sgd import PROBES, Paper, classifier, linear_sgd, optimiser_spec
+from selfsight.evaluation.stream import Labelled
 from selfsight.evaluation.subject import crop_of
 from selfsight.method import Clock
-from selfsight.views.pipelines import one_view, plain_view
-from selfsight.views.view import View
+from selfsight.views.pipelines import plain_view
 
 Make = Callable[..., Source]
 
@@ -45,31 +47,45 @@ def test_classifiers_are_the_papers() -> None:
     assert not torch.equal(linear.weight, classifier("moco", 512, 100, seed=1)[1].weight)
 
 
-@pytest.mark.parametrize(("paper", "epochs", "lr"), [("moco", 8, None), ("mae", 8, 20.0)])
-def test_learns_on_a_frozen_encoder(encoder, pictures: Make, paper, epochs: int, lr: float | None) -> None:
+def stacked(source: Source) -> tuple[torch.Tensor, torch.Tensor]:
+    images = np.stack([source.read(i) for i in range(len(source))])
+    return torch.from_numpy(images).float() / 255, torch.from_numpy(np.asarray(source.labels))
+
+
+@pytest.mark.parametrize("case", [("moco", 40, None), ("mae", 200, 16.0)])
+def test_learns_on_a_frozen_encoder(
+    encoder, pictures: Make, monkeypatch: pytest.MonkeyPatch, case: tuple[Paper, int, float | None]
+) -> None:
+    paper, steps, lr = case
     encoder.train()
     encoder.norm.running_mean.zero_()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    plain = plain_view(16, None)
-    mild = one_view(View(size=16, scale=(0.9, 1.0), flip=0.0, normalise=None))  # a flip would swap the classes
-    seen: list[float] = []
+    train, test, plain = pictures(160), pictures(80, seed=1), plain_view(16, None)
+    x, y = stacked(train)
+
+    def without_augmentation(*args: object, **kwargs: object) -> Iterator[Labelled]:
+        for step in range(steps):
+            rows = torch.arange(32) + 32 * (step % 5)
+            yield Labelled(x[rows], y[rows], Clock(step=step, steps=steps, epoch=step // 5, epochs=steps // 5))
+
+    monkeypatch.setattr(module, "labelled_batches", without_augmentation)
+    losses: list[float] = []
     got, probe = linear_sgd(
         encoder,
-        pictures(160),
-        pictures(80, seed=1),
-        crop=mild,
+        train,
+        test,
+        crop=crop_of(plain),
         plain=plain,
         classes=4,
         paper=paper,
-        epochs=epochs,
+        epochs=steps // 5,
         batch_size=32,
         lr=lr,
-        progress=lambda clock, loss: seen.append(loss),
+        progress=lambda clock, loss: losses.append(loss),
     )
     assert got.top1 > 0.85
-    assert got.samples == 80
-    assert (probe.paper, probe.epochs, probe.batch_size) == (paper, epochs, 32)
-    assert len(seen) == epochs * 5
+    assert (got.samples, len(losses)) == (80, steps)
+    assert (probe.paper, probe.epochs, probe.batch_size) == (paper, steps // 5, 32)
     assert encoder.training
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 

@@ -89,9 +89,12 @@ def linear_by_lbfgs(who: Contender, data: LabelledData, how: Settings) -> Findin
 def linear_by_sgd(who: Contender, data: LabelledData, how: Settings) -> Finding:
     """A paper's probe under augmentation.
 
-    MoCo's rate of 30 presumes pooled features of a convolutional encoder; raw pixels, 3,072 of them, would diverge, so
-    they get MAE's probe, which normalises its input.
+    Raw pixels stand in no paper's probe, and MoCo's rate of 30 would make them diverge: their number is that of
+    ``linear-lbfgs``, the best linear classifier of them.
     """
+    if who.name == "pixels":
+        found = linear_by_lbfgs(who, data, how)
+        return Finding(found.numbers, {"protocol": "linear-lbfgs", **found.settings})
     found, probe = linear_sgd(
         who.encoder,
         data.train,
@@ -99,10 +102,10 @@ def linear_by_sgd(who: Contender, data: LabelledData, how: Settings) -> Finding:
         crop=crop_of(who.plain),
         plain=who.plain,
         classes=data.classes,
-        paper="mae" if who.name == "pixels" else how.paper,
+        paper=how.paper,
         epochs=how.epochs,
         batch_size=how.batch_size,
-        lr=None if who.name == "pixels" and how.paper != "mae" else how.lr,
+        lr=how.lr,
         seed=how.seed,
         precision=how.precision,
         place=how.place,
