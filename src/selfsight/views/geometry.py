@@ -85,12 +85,11 @@ def resample(
     channels, height, width = images.shape[1:]
     vertical = _axis(box.top, box.height, None, height, size, interpolation, closed=box.closed).transpose(1, 2)
     horizontal = _axis(box.left, box.width, box.flip, width, size, interpolation, closed=box.closed)
-    x = images.index_select(0, rows).to(torch.float32)
+    x = images.index_select(0, rows) * (1 / 255)
     x = torch.bmm(x.view(len(rows), channels * height, width), horizontal).view(-1, channels, height, size)
     out = x.new_empty(channels, len(rows), size, size)
     for plane in range(channels):
         torch.bmm(vertical, x[:, plane], out=out[plane])
-    out.mul_(1 / 255)
     return out if interpolation == "bilinear" else out.clamp_(0, 1)
 
 
