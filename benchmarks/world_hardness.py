@@ -28,7 +28,7 @@ from selfsight.evaluation.features import Features
 from selfsight.evaluation.knn import knn_accuracy
 from selfsight.parts.batchnorm import calibrate_
 
-TRAIN, TEST, EPOCHS, BATCH = 5_000, 1_000, 30, 100
+TRAIN, TEST, EPOCHS, BATCH = 5_000, 1_000, 24, 100
 AT_MOST, AT_LEAST = 0.35, 0.95
 BF16 = has_bf16(torch.device("cpu"))
 

@@ -30,7 +30,7 @@ class Draws:
         taken = self._uniforms[:, self._next : self._next + n]
         assert taken.shape[1] == n, "a scene draws more numbers than it was given"
         self._next += n
-        return np.float32(low) + np.float32(high - low) * taken
+        return low + (high - low) * taken
 
     def sign(self) -> np.ndarray:
         return np.where(self() < 0.5, np.float32(-1), np.float32(1))

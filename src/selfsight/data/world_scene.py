@@ -16,7 +16,7 @@ OBJECTS = 2
 NUMBERS = 116
 """At least as many uniform numbers as a scene draws; a multiple of four."""
 _TURN = 2 * np.pi
-_STROKES = 2  # layers of clutter behind the objects, of two strokes each
+_STROKES = 3  # behind the objects
 _RELIEF = 4.5  # an object's edge slopes over 1/4.5 of its radius
 
 
@@ -31,12 +31,13 @@ class _Light(NamedTuple):
 class _Layers:
     """Fields of weights from the front to the back, and what of the scene is still unhidden."""
 
-    def __init__(self, scenes: int, size: int) -> None:
-        layers = 1 + 1 + 2 * OBJECTS + _STROKES + 2  # grey; twig, objects, clutter, background
-        self.weights = np.zeros((scenes, layers, size, size), dtype=np.float32)
+    def __init__(self, scenes: int, size: int, objects: int) -> None:
+        layers = 1 + 1 + 2 * objects + _STROKES + 2  # grey; twig, objects, clutter, background
+        self.weights = np.empty((scenes, layers, size, size), dtype=np.float32)
         self.constants = np.zeros((scenes, 5, layers), dtype=np.float32)
         self.constants[:, :3, 0] = 1
         self.grey = self.weights[:, 0]
+        self.grey[:] = 0
         self.unhidden = np.ones((scenes, size, size), dtype=np.float32)
         self._next = 1
 
@@ -54,6 +55,7 @@ class _Layers:
     ) -> np.ndarray:
         """Lays an object of two paints on the first scenes, ``a + share (b - a)``; gives its weights."""
         n = len(cover)
+        self.weights[n:, self._next : self._next + 2] = 0
         weight, mixed = self.weights[:n, self._next], self.weights[:n, self._next + 1]
         np.multiply(self.unhidden[:n], cover, out=weight)
         self.unhidden[:n] -= weight
@@ -80,7 +82,7 @@ def scene(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images ``[b 3 s s]`` (float, 0 to 255), masks and depths of scenes sorted by falling ``count``."""
     draws = Draws(uniforms)
-    layers = _Layers(len(label), size)
+    layers = _Layers(len(label), size, objects=int(count.max()))
     light = _Light(*cos_sin(draws(0, _TURN)), ground=draws(0.3, 0.7))
 
     layers.lay(
@@ -88,8 +90,7 @@ def scene(
     )
     shade = _objects(draws, layers, light, label, count)
     for _ in range(_STROKES):
-        cover = stroke(draws, size, reach=(0.0, 0.35), width=(0.02, 0.07))
-        np.maximum(cover, stroke(draws, size, reach=(0.0, 0.35), width=(0.02, 0.07)), out=cover)
+        cover = stroke(draws, size, reach=(0.0, 0.35), width=(0.02, 0.08))
         layers.lay(cover, _stray(draws, light.ground), draws(0.7, 0.75))
     far = plane(size, draws(-0.04, 0.04), draws(-0.08, -0.04), draws(0.88, 0.92))
     far *= layers.unhidden
