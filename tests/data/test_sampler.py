@@ -44,7 +44,9 @@ def test_shards_cover_everything_once_and_are_even() -> None:
 
 
 def test_errors_name_both_numbers_and_a_remedy() -> None:
-    with pytest.raises(DataError, match="batch size 64 is larger than the data, 50 images; use --batch-size 48 or less"):
+    with pytest.raises(
+        DataError, match="batch size 64 is larger than the data, 50 images; use --batch-size 48 or less"
+    ):
         Sampler(50, batch_size=64, seed=0, world=4, accumulate=2)
     with pytest.raises(DataError, match=r"batch size 10 cannot be divided .* 3 micro-batches on 2 .* --batch-size 12"):
         Sampler(50, batch_size=10, seed=0, world=2, accumulate=3)
