@@ -208,7 +208,7 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
         open_folder(tmp_path / "empty")
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_text("not a picture")
-    with pytest.raises(DataError, match="no readable image among the 3 of .*; 0.jpg is not an image"):
+    with pytest.raises(DataError, match=r"no readable image among the 3 of .*; 0.jpg is not an image"):
         open_folder(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Batches: the same for any number of workers and ranks; unreadable images are replaced and named; memory stays flat."""
+"""Batches: the same for any number of workers and ranks; the unreadable replaced and named; memory flat."""
 
 import os
 import signal

@@ -73,8 +73,8 @@ class TorchData:
     resident = False
 
     def __init__(self, data: Any, *, name: str | None = None, channels: int | None = None) -> None:
-        if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-            raise DataError(f"{type(data).__name__} has no length and positions; a source of images needs both")
+        if isinstance(data, torch.utils.data.IterableDataset) or not hasattr(data, "__len__"):
+            raise DataError(f"{type(data).__name__} has no positions; give a data set with a length and data[i]")
         if len(data) == 0:
             raise DataError(f"{type(data).__name__} is empty")
         self.data, self.name = data, name or type(data).__name__

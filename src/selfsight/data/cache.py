@@ -76,7 +76,8 @@ def is_small(source: Source) -> bool:
 class DecodedCache:
     """The decoded images of a small source: ``read_many`` like the source's, from the file where it has the row.
 
-    ``cache_key`` of the source (its ``fingerprint`` where it has none) names the file.
+    ``cache_key`` of the source (its ``fingerprint`` where it has none) names the file, in ``decoded`` of ``folder``, by
+    default the cache folder.
     """
 
     def __init__(self, source: Source, folder: Path | None = None) -> None:
@@ -84,7 +85,7 @@ class DecodedCache:
         self.source, self.shape = source, source.native
         key = re.sub(r"[^\w.-]", "_", getattr(source, "cache_key", source.fingerprint))
         name = f"{key}-{len(source)}x{'x'.join(map(str, self.shape))}.u8"
-        self.path = (folder or cache_folder("decoded")) / name
+        self.path = (cache_folder() if folder is None else folder) / "decoded" / name
         self._row = int(np.prod(self.shape))
         self._start = -(-len(source) * 4 // _PAGE) * _PAGE
         self._sound = np.zeros(len(source), dtype=np.bool_)  # rows this process has compared with their stamps

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
-from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 (Image.open knows them by import)
+from PIL import Image
 
 from selfsight.data.protocol import Unreadable
 
@@ -25,8 +25,8 @@ MAX_PIXELS = 178_956_970
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy"})
 
-# Only these decoders are let near foreign bytes; MPO is what many phones write as .jpg.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+# Only these decoders are let near foreign bytes. JPEG's also opens MPO, which many phones write as .jpg.
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _NPY = b"\x93NUMPY"
 _HEAD = 4096
 _ORIENTATION = 0x0112
@@ -123,7 +123,7 @@ def _array(file: io.BytesIO | str | Path) -> np.ndarray:
     array = np.load(file, mmap_mode=mapped, allow_pickle=False)
     if array.ndim not in (2, 3) or array.size == 0:
         raise Unreadable(f"is an array of shape {array.shape}; an image has 2 or 3 axes")
-    _refuse_bomb(array.size // min(array.shape))
+    _refuse_bomb(channels_first(array)[0].size)
     return array
 
 
@@ -143,8 +143,10 @@ def _unreadable(error: Exception) -> Unreadable:
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # asked for EXIF, Pillow would first decode the whole picture to look behind it
+    # a TIFF is turned by Pillow itself; asked for the EXIF of a PNG that starts with none, Pillow would decode the
+    # whole picture to look behind it
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
     try:
         return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # broken EXIF is no reason to lose the picture
@@ -170,7 +172,7 @@ def _pixels(image: Image.Image) -> UInt8[np.ndarray, "c h w"]:
 
 
 def _holds_16_bits(array: np.ndarray) -> bool:
-    return array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 65535
+    return array.dtype.kind in "iu" and bool(array.min() >= 0 and array.max() <= 65535)
 
 
 def channels_first(array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "... c h w"]:

@@ -10,6 +10,7 @@ import csv
 import os
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,8 @@ def numbered(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
 def labelled(source: Source, file: Path) -> Source:
     """``source`` with the labels of a CSV, matched by path, else by file name, else by file name without ending.
 
-    Images that the CSV doesn't name are without label. Raises ``DataError`` where it names none of them.
+    Images that the CSV doesn't name, or whose file name others have too, are without label. Raises ``DataError`` where
+    it names none of them.
     """
     rows = read_rows(file)
     labels, classes = numbered([label for _, label in rows])
@@ -106,7 +108,9 @@ def labelled(source: Source, file: Path) -> Source:
     names = [source.where(i) for i in range(len(source))]
     for key in (os.path.normpath, os.path.basename, lambda path: os.path.splitext(os.path.basename(path))[0]):
         given = _unambiguous([key(path) for path, _ in rows], labels)
-        found = np.fromiter((given.get(key(name), -1) for name in names), np.int64, len(names))
+        keys = [key(name) for name in names]
+        shared = {name for name, count in Counter(keys).items() if count > 1}
+        found = np.fromiter((-1 if k in shared else given.get(k, -1) for k in keys), np.int64, len(names))
         if (found >= 0).any():
             return Relabelled(source, found, classes)
     raise DataError(

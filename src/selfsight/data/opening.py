@@ -18,6 +18,7 @@ from selfsight.data.listing import labelled, open_list
 from selfsight.data.protocol import DataError, Source
 from selfsight.data.splits import divided, in_a_row, limited, same_classes, split_of
 from selfsight.data.table import files_by_split, hub_files, open_tables
+from selfsight.data.world import World
 
 Split: TypeAlias = Literal["train", "test", "all"]
 Data: TypeAlias = str | Path | Dataset[Any] | Source
@@ -25,6 +26,8 @@ Data: TypeAlias = str | Path | Dataset[Any] | Source
 WORLD_TRAIN, WORLD_SIZE = 5_000, 64
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _TABLES, _LISTS = (".parquet", ".arrow"), (".txt", ".csv", ".tsv", ".lst")
+
+_ORDER = ("train", "test", "validation")
 
 Parts: TypeAlias = Mapping[str, Callable[[], Source]]
 """How to open each split that the data have, "train", "test", "validation", or "all" where they have none."""
@@ -45,10 +48,12 @@ def open_data(
     ``spec`` is a folder of images (walked recursively), a list file, a parquet or Arrow file or a folder of them, a
     Hub name ``owner/name``, a torchvision name (``cifar10``, or ``cifar10:ROOT``), a .npy file, ``world`` or
     ``world:N``, a torch data set, or a source. ``image_size`` is the size of what is rendered rather than read;
-    ``limit`` a keyed random choice; ``labels`` a CSV of path and label; ``channels`` None what the data have.
+    ``limit`` a random choice keyed by ``seed``; ``labels`` a CSV of path and label; ``channels`` None takes what the
+    data have.
 
     Where the data have a train and a test split (or validation), they are taken; else labelled data are divided 80/20
-    within each class by key, and unlabelled data are for training, all of them. Raises ``DataError``.
+    within each class by a key that no seed changes, and unlabelled data are for training, all of them. Raises
+    ``DataError``.
 
     >>> len(open_data("world", split="test", limit=100))
     100
@@ -58,8 +63,8 @@ def open_data(
         parts = {which: partial(_labelled, part, labels) for which, part in parts.items()}
     held = next((which for which in ("test", "validation") if which in parts), None)
     if split == "all" or "train" not in parts or held is None:
-        whole = in_a_row([part() for part in parts.values()])
-        chosen = whole if split == "all" else divided(whole, seed=seed)[split == "test"]
+        whole = in_a_row([parts[which]() for which in (*_ORDER, *(sorted(parts.keys() - _ORDER))) if which in parts])
+        chosen = whole if split == "all" else divided(whole)[split == "test"]
     else:
         train = parts["train"]()
         chosen = train if split == "train" else same_classes(train, parts[held]())
@@ -108,8 +113,6 @@ def _world(spec: str, size: int) -> Parts:
     count = spec.partition(":")[2] or str(WORLD_TRAIN)
     if not count.isdecimal() or int(count) < 5:
         raise DataError(f"'{spec}' asks for '{count}' images; write world:N with a number of at least 5")
-    from selfsight.data.world import World  # noqa: PLC0415
-
     n = int(count)
     return {"train": lambda: World(n, size=size, split="train"), "test": lambda: World(n // 5, size=size, split="test")}
 

@@ -122,12 +122,13 @@ def limited(source: Source, limit: int | None, *, seed: int) -> Source:
     return Chosen(source, subset(len(source), limit, seed=seed), name=source.name)
 
 
-def divided(source: Source, *, seed: int) -> tuple[Source, Source]:
+def divided(source: Source) -> tuple[Source, Source]:
     """Train and test, 80/20 within each class by key; images without label are for training.
 
-    Without labels there is nothing to hold back: train is all images, test a keyed fifth of them.
+    The key is fixed: no seed may move an image that one run was trained on into the test of another. Without labels
+    there is nothing to hold back: train is all images, test a keyed fifth of them.
     """
-    order = permutation(len(source), seed=seed, epoch=0, stream="split")
+    order = permutation(len(source), seed=0, epoch=0, stream="split")
     labels = source.labels
     if labels is None or not (labels >= 0).any():
         held = order[: max(1, round(len(source) * TEST_SHARE))]

@@ -53,9 +53,7 @@ def survey(probe: Callable[[int], Shape], n: int, *, name: str, where: Callable[
 
 
 def _read_headers(probe: Callable[[int], Shape], n: int) -> Survey | Unreadable:
-    drawn = words(0, np.zeros(SAMPLE, np.uint64), np.arange(SAMPLE), "survey", 1)[:, 0] % np.uint64(n)
-    sample = range(n) if n <= SAMPLE else np.unique(drawn).tolist()
-    shapes = list(_readable(probe, sample)) or list(islice(_readable(probe, range(n)), 1))
+    shapes = list(_readable(probe, sampled(n))) or list(islice(_readable(probe, range(n)), 1))
     if not shapes:
         return _reason(probe)
     channels = Counter(shape[0] for shape in shapes).most_common(1)[0][0]
@@ -63,6 +61,12 @@ def _read_headers(probe: Callable[[int], Shape], n: int) -> Survey | Unreadable:
     settled = set(shapes) != {native} or max(native[1:]) > SMALL or n > CAREFUL
     agreed = not settled and all(shape == native for shape in _readable(probe, range(n)))
     return Survey(native if agreed else None, channels)
+
+
+def sampled(n: int) -> list[int]:
+    """The positions of the sample of ``n``, by key: all where they are few."""
+    drawn = words(0, np.zeros(SAMPLE, np.uint64), np.arange(SAMPLE), "survey", 1)[:, 0] % np.uint64(n)
+    return list(range(n)) if n <= SAMPLE else np.unique(drawn).tolist()
 
 
 def _readable(probe: Callable[[int], Shape], positions: Iterable[int]) -> Iterator[Shape]:

@@ -5,10 +5,12 @@ under way is bounded by the number of workers and not by the batch size. A chunk
 workers hold no state.
 """
 
+import atexit
 import os
 import signal
 import sys
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -60,6 +62,8 @@ class Cutting(Dataset[Cutout]):
                 read = read_readable(self.source.read_many, positions)
         except DataError as error:  # as a value: raised, it would reach the user as the worker's traceback
             return error
+        if len(read.images) == 0:
+            return Cutout([], read.positions, read.skips)
         plan = self.views.plan(key_of(self.seed, epoch, read.positions))
         cuts = [
             self.views.cut(torch.from_numpy(image), {name: values[i : i + 1] for name, values in plan.items()})
@@ -88,7 +92,9 @@ class Workers:
 
     def __init__(self, cutting: Cutting, *, workers: int) -> None:
         self.cutting, self.workers = cutting, workers
-        self._queue, self._loader = Queue(), None
+        self._queue = Queue()
+        self._loader: DataLoader[Any] | None = None
+        self._running: Any = None
 
     def cutouts(self, chunks: Iterable[Chunk]) -> Iterator[Cutout]:
         """Does ``chunks``; one such sweep at a time. Raises ``DataError`` where no image can be read."""
@@ -123,11 +129,23 @@ class Workers:
                     prefetch_factor=_AHEAD,
                     persistent_workers=True,
                 )
+                self._running = iter(self._loader)  # persistent: the same object for every sweep
+                # before multiprocessing's own exit, which would wait for workers that nobody told to stop
+                atexit.register(_close, weakref.ref(self))
+                return self._running
             return iter(self._loader)
 
     def close(self) -> None:
         """Ends the workers."""
-        self._loader = None
+        if self._running is not None:
+            # what the iterator does when it is deleted; but a traceback may keep it alive
+            self._running._shutdown_workers()
+        self._running = self._loader = None
+
+
+def _close(workers: "weakref.ref[Workers]") -> None:
+    if (alive := workers()) is not None:
+        alive.close()
 
 
 def _first_line(error: Exception) -> str:
@@ -139,9 +157,12 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _leave_signals(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one saves and then ends its workers itself."""
+    """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one saves and then ends its workers itself.
+
+    A second SIGTERM is meant for the worker: it ends one that hangs.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def default_workers(world: int = 1) -> int:
