@@ -187,8 +187,7 @@ def run_folder(tmp_path: Path) -> Path:
     write_csv(run / "skipped.csv", [unread, {"position": 9, "where": "b.png", "reason": "not an image"}])
     knn = {
         "protocol": "knn",
-        "k": 20,
-        "temperature": 0.07,
+        "settings": {"k": 20, "temperature": 0.07, "feature": "pooled"},
         "scores": {"top1": 0.614, "top5": 0.93, "per_class": 0.611, "samples": 1000},
         "baselines": {
             "random": {"top1": 0.28, "top5": 0.7, "per_class": 0.27, "samples": 1000},
@@ -196,4 +195,7 @@ def run_folder(tmp_path: Path) -> Path:
         },
     }
     (run / "evaluation" / "knn.json").write_text(json.dumps(knn))
+    readings = {"trained": {"effective_rank": 63.2}, "random": {"effective_rank": 5.5}}
+    quality = {"protocol": "quality", "settings": {"precision": "32"}, "quality": readings, "seed": 0}
+    (run / "evaluation" / "quality.json").write_text(json.dumps(quality))
     return run

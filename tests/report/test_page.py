@@ -57,8 +57,11 @@ def content(run_folder, patches, mirrored, mean_colour):
 def test_a_whole_run_fills_every_section(content):
     outline = Outline(page.build_page(content))
     assert outline.ids("section") == IDS
-    assert not [attrs for tag, attrs in outline.tags if attrs.get("class") == "empty" and tag == "section"]
     assert "61.4%" in "".join(outline.text)
+    assert "63.2" in "".join(outline.text)
+    assert [attrs.get("class") for _, attrs in outline.tags].count(
+        "empty"
+    ) == 1  # the line for browsers without scripts
     assert "raise --workers" in "".join(outline.text)
 
 
@@ -132,7 +135,7 @@ def test_a_broken_evaluation_is_named(run_folder):
     (run_folder / "evaluation" / "linear.json").write_text('{"scores": {"top1"')
     (run_folder / "evaluation" / "knn.json").unlink()
     content = gather.gather_content(run_folder)
-    assert not content.evaluations
+    assert "linear" not in content.evaluations
     assert "linear.json" in content.missing["evaluation"]
 
 
@@ -188,11 +191,11 @@ def test_collapse_and_divergence_are_named_instead_of_drawn():
 
 
 def test_clusters_stay_together_on_the_map():
-    centres = np.repeat(np.eye(3, 16) * 5, 40, axis=0)
+    centres = np.repeat(np.eye(3, 16) * 5, 20, axis=0)
     x = (centres + np.random.default_rng(0).normal(size=centres.shape) * 0.1).astype(np.float32)
     xy, how = project(x)
-    distance = np.linalg.norm(xy[:, None] - xy[None], axis=-1) + 1e9 * np.eye(120)
-    assert (distance.argmin(1) // 40 == np.arange(120) // 40).all()
+    distance = np.linalg.norm(xy[:, None] - xy[None], axis=-1) + 1e9 * np.eye(60)
+    assert (distance.argmin(1) // 20 == np.arange(60) // 20).all()
     assert "t-SNE" in how
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +23,19 @@ MOST_SMALL, MOST_LARGE = 1500, 400
 THUMBNAIL, CELL = 96, 48
 
 
+class Gathered(NamedTuple):
+    """Features of some images, where the images are, and what they look like."""
+
+    x: Float[np.ndarray, "n d"]
+    positions: Int[np.ndarray, " n"]
+    images: list[Image.Image]
+
+
 def atlas(
     encoder: Any, plain: Views[Images], source: Source, *, seed: int = 0, most: int | None = None
 ) -> tuple[EmbeddingMap, Neighbours]:
     """The map and the rows of neighbours, over up to ``most`` images chosen by key."""
-    features, positions, images = _features(encoder, plain, source, seed, most)
+    features, positions, images = gather_features(encoder, plain, source, seed=seed, most=most)
     if len(positions) < 3:
         raise DataError(f"{len(positions)} of the chosen images can be read; a map needs at least 3")
     labels = None if source.labels is None else np.asarray(source.labels)[positions]
@@ -40,10 +48,10 @@ def atlas(
 
 
 @torch.no_grad()
-def _features(
-    encoder: Any, plain: Views[Images], source: Source, seed: int, most: int | None
-) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"], list[Image.Image]]:
-    """Pooled features in evaluation mode, of the images that can be read, with a thumbnail each."""
+def gather_features(
+    encoder: Any, plain: Views[Images], source: Source, *, seed: int = 0, most: int | None = None
+) -> Gathered:
+    """Pooled features in evaluation mode, of up to ``most`` images that can be read, with a thumbnail each."""
     device = next(encoder.parameters()).device
     training = encoder.training
     encoder.eval()
@@ -65,8 +73,8 @@ def _features(
             chosen = chosen[:MOST_LARGE]
     encoder.train(training)
     if not out:
-        return np.zeros((0, 1), np.float32), np.zeros(0, np.int64), []
-    return np.concatenate(out), np.concatenate(kept), images
+        return Gathered(np.zeros((0, 1), np.float32), np.zeros(0, np.int64), [])
+    return Gathered(np.concatenate(out), np.concatenate(kept), images)
 
 
 def project(x: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "n 2"], str]:
@@ -92,6 +100,15 @@ def _label(source: Source, label: int) -> str:
     return source.classes[label] if label < len(source.classes) else str(label)
 
 
+def nearest(x: Float[np.ndarray, "n d"], most: int) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
+    """Each row's ``most`` nearest other rows by cosine, and the cosines; fewer where there are no more."""
+    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    alike = unit @ unit.T
+    np.fill_diagonal(alike, -math.inf)
+    places = np.argsort(-alike, axis=1, kind="stable")[:, : min(most, len(x) - 1)]
+    return places, np.take_along_axis(alike, places, axis=1)
+
+
 def _neighbours(
     x: Float[np.ndarray, "n d"],
     images: Sequence[Image.Image],
@@ -103,22 +120,19 @@ def _neighbours(
     columns: int = 8,
 ) -> Neighbours:
     """Cosine neighbours within the sample, and how many of them share the label."""
-    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    alike = unit @ unit.T
-    np.fill_diagonal(alike, -math.inf)
-    columns = min(columns, len(x) - 1)
-    nearest = np.argsort(-alike, axis=1, kind="stable")[:, :columns]
+    places, alike = nearest(x, columns)
 
     def one(i: int, similarity: float) -> Neighbour:
         return Neighbour(picture(images[i]), names[i], words[i] if words else "", similarity)
 
     table = [
-        [one(i, 1.0), *(one(int(j), float(alike[i, j])) for j in nearest[i])] for i in _askers(len(x), labels, rows)
+        [one(i, 1.0), *(one(int(j), float(cosine)) for j, cosine in zip(places[i], alike[i], strict=True))]
+        for i in _askers(len(x), labels, rows)
     ]
     if labels is None or not (labels >= 0).any():
         return Neighbours(table, len(x), None)
     known = labels >= 0
-    same = (labels[nearest] == labels[:, None])[known].mean()
+    same = (labels[places] == labels[:, None])[known].mean()
     counts = np.bincount(labels[known])
     chance = float((counts * (counts - 1)).sum() / (known.sum() * max(len(x) - 1, 1)))
     return Neighbours(table, len(x), float(same), chance)

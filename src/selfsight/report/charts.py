@@ -115,7 +115,7 @@ def curve(
     if noisy:
         steady = {"mode": "lines", "meta": {"role": "accent"}, "line": {"width": 2}, "hoverinfo": "skip"}
         data.append({"type": "scatter", "x": x, "y": smooth(y), **steady})
-    layout: dict[str, Any] = {"yaxis": {"tickformat": ".0%"} if percent else {}, "shapes": [], "annotations": []}
+    layout: dict[str, Any] = {"yaxis": {"tickformat": ".1~%"} if percent else {}, "shapes": [], "annotations": []}
     for name, level in (lines or {}).items():
         layout["shapes"].append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level})
         layout["annotations"].append(

@@ -140,10 +140,29 @@ def evaluation(content: ReportContent) -> Section:
         rows = score_rows(result)
         if rows:
             parts.append(Part("scores", rows, protocol))
-        rest = {k: v for k, v in result.items() if k not in ("scores", "baselines")}
-        parts.append(Part("facts", _flat(rest), "" if rows else protocol))
+        if isinstance(result.get("quality"), Mapping):
+            parts.append(Part("table", _quality(result["quality"]), protocol))
+        rest = {k: v for k, v in result.items() if k not in ("protocol", "scores", "baselines", "quality")}
+        titled = bool(rows) or "quality" in result
+        parts.append(Part("facts", _flat(rest), "" if titled else protocol))
     hint = content.missing.get("evaluation") or f"Not evaluated yet: selfsight evaluate {content.name}"
     return Section("evaluation", "Evaluation", parts, hint)
+
+
+def _quality(found: Mapping[str, Any]) -> Rows:
+    """Label-free readings, a column for each encoder."""
+    keys = list(next(iter(found.values()), {}))
+    head = ["label-free quality", *(_NAMES.get(who, who) for who in found)]
+    return Rows(head, [[key, *(_words(numbers.get(key)) for numbers in found.values())] for key in keys])
+
+
+def _words(value: Any) -> str:
+    """One setting's value."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return number(value)
+    return ", ".join(_words(v) for v in value) if isinstance(value, list | tuple) else str(value)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -153,14 +172,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             lines += _flat(value, f"{name}.")
-        elif value is None:
-            lines.append((name, "–"))
-        elif isinstance(value, float):
-            lines.append((name, number(value)))
-        elif isinstance(value, list | tuple):
-            lines.append((name, ", ".join(str(v) for v in value)))
         else:
-            lines.append((name, str(value)))
+            lines.append((name, _words(value)))
     return lines
 
 
@@ -241,7 +254,7 @@ def throughput(content: ReportContent) -> Section:
 
 def _bottleneck(shares: Sequence[Share]) -> str:
     largest = max(shares, key=lambda part: part.share)
-    said = f"The largest part, {largest.share:.0%}, went into {largest.name}."
+    said = f"The largest part, {largest.share:.1%}, went into {largest.name}."
     waiting = shares[0].share if shares[0].name == _SHARES["data_share"][0] else 0.0
     if waiting > 0.2:
         said += " Training waited for images: raise --workers, or store the images smaller."
@@ -307,7 +320,9 @@ def summary(content: ReportContent) -> list[tuple[str, str, str]]:
         samples = data.get("samples")
         facts.append(("Data", str(data["name"]), f"{samples:,} images" if isinstance(samples, int) else ""))
     if updates is not None:
-        facts.append(("Updates", number(updates), f"epoch {number(epochs)}" if epochs is not None else ""))
+        planned = (content.settings.get("resolved") or {}).get("epochs")
+        begun = f"in epoch {number(epochs + 1)}" if epochs is not None else ""
+        facts.append(("Updates", number(updates + 1), f"{begun} of {planned}" if begun and planned else begun))
     speeds = [v for v in content.timings.get("images_per_second", []) if v is not None]
     if speeds:
         middle = sorted(speeds)[len(speeds) // 2]

@@ -1,0 +1,191 @@
+"""Writes the documentation's generated parts from the code: a page a method, and the tables between markers.
+
+    python docs/build.py            writes docs/methods/ and the tables in README.md and docs/
+
+mkdocs runs this file as a hook, so that its navigation lists the methods.
+"""
+
+import ast
+import inspect
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+SOURCE = ROOT / "src" / "selfsight"
+if not any(Path(path).resolve() == ROOT / "src" for path in sys.path):
+    sys.path.insert(0, str(ROOT / "src"))
+
+from selfsight.recipes.catalogue import FAMILIES, Card, cards, hyper_parameters, recipe_function  # noqa: E402
+
+NO_RESULT = "–"
+
+
+def docstring(path: Path) -> str:
+    """A module's docstring, without running it."""
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def to_markdown(text: str) -> str:
+    r"""The little reStructuredText that docstrings use, as Markdown.
+
+    >>> print(to_markdown("With :math:`h`, ``x`` and\n\n.. math:: L = 1\n    + 2\n\nend."))
+    With $h$, `x` and
+    <BLANKLINE>
+    $$
+    L = 1
+    + 2
+    $$
+    <BLANKLINE>
+    end.
+    """
+    text = re.sub(r":math:`([^`]*)`", lambda m: f"${' '.join(m[1].split())}$", text)
+    text = re.sub(r"``([^`]+)``", r"`\1`", text)
+
+    def display(match: re.Match[str]) -> str:
+        lines = [line.strip() for line in match[1].splitlines() if line.strip()]
+        return "\n".join(["$$", *lines, "$$", ""])
+
+    return re.sub(r"^\.\. math::((?:.*\n?)(?:[ \t]+\S.*\n?|[ \t]*\n(?=[ \t]+\S))*)", display, text, flags=re.MULTILINE)
+
+
+def measured() -> dict[str, list[dict[str, Any]]]:
+    """The committed results of each recipe: every row of ``benchmarks/results/*.json`` that names a method."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for row in result.get("rows", []) if isinstance(result, Mapping) else []:
+            if isinstance(row, Mapping) and row.get("method") in cards():
+                found.setdefault(row["method"], []).append({"benchmark": path.stem, **row})
+    return found
+
+
+def percent(value: Any) -> str:
+    """A share as a percentage; a dash where there is none."""
+    return f"{100 * value:.1f} %" if isinstance(value, int | float) else NO_RESULT
+
+
+def methods_table() -> str:
+    """The table of methods: one row a recipe, oldest paper first, with its ladder scores where they were measured."""
+    results = measured()
+    lines = [
+        "| Recipe | Method | Year | Family | What it does | kNN | Linear |",
+        "|---|---|--:|---|---|--:|--:|",
+    ]
+    for name, card in cards().items():
+        ladder = next((row for row in results.get(name, []) if row["benchmark"] == "ladder"), {})
+        paper = f"[{card.title}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else card.title
+        scores = f"{percent(ladder.get('knn'))} | {percent(ladder.get('linear'))}"
+        lines.append(f"| `{name}` | {paper} | {card.year} | {card.family} | {card.fact} | {scores} |")
+    return "\n".join(lines)
+
+
+def alarms_table() -> str:
+    """The monitors' alarms with cause and advice, as the engine gives them."""
+    from selfsight.engine.monitors import ADVICE  # noqa: PLC0415 - imports torch
+
+    rows = [f"| `{name}` | {cause} | {advice} |" for name, (cause, advice) in ADVICE.items()]
+    return "\n".join(["| Alarm | What it means | What to change |", "|---|---|---|", *rows])
+
+
+def flags_table(name: str) -> str:
+    """A recipe's own flags: name, type, default and what the docstring says of each."""
+    import docstring_parser  # noqa: PLC0415
+
+    parsed = docstring_parser.parse(recipe_function(name).__doc__ or "")
+    described = {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
+    rows: list[str] = []
+    for key, parameter in hyper_parameters(name).items():
+        kind = inspect.formatannotation(parameter.annotation).replace("|", "\\|").replace("typing.", "")
+        default = "by the recipe" if parameter.default is None else f"`{parameter.default}`"
+        rows.append(f"| `--{key.replace('_', '-')}` | {kind} | {default} | {to_markdown(described.get(key, ''))} |")
+    if not rows:
+        return "None: the method has no hyper-parameter of its own."
+    return "\n".join(["| Flag | Type | Default | |", "|---|---|---|---|", *rows])
+
+
+def results_table(rows: list[dict[str, Any]]) -> str:
+    """What was measured, with where it came from."""
+    if not rows:
+        return "Nothing has been measured for this recipe yet."
+    lines = ["| Benchmark | kNN | Linear |", "|---|--:|--:|"]
+    lines += [f"| {row['benchmark']} | {percent(row.get('knn'))} | {percent(row.get('linear'))} |" for row in rows]
+    return "\n".join(lines)
+
+
+def method_module(card: Card) -> str:
+    """The method's own module, as the recipe's module names it."""
+    found = re.search(
+        r"selfsight\.methods\.(\w+)", (SOURCE / "recipes" / f"{card.module}.py").read_text(encoding="utf-8")
+    )
+    return found[1] if found else card.module
+
+
+def method_page(card: Card) -> str:
+    """One recipe's page: the method and its equations, the recipe, its flags, its results."""
+    module = method_module(card)
+    title, _, body = docstring(SOURCE / "methods" / f"{module}.py").partition("\n")
+    recipe = docstring(SOURCE / "recipes" / f"{card.module}.py")
+    return "\n\n".join(
+        [
+            f"# {card.title}",
+            to_markdown(title.partition(": ")[2][:1].upper() + title.partition(": ")[2][1:]),
+            f"```\nselfsight pretrain {card.name} --data images/\n```",
+            to_markdown(body).strip(),
+            "## The recipe",
+            to_markdown(recipe),
+            "## Flags of its own",
+            flags_table(card.name),
+            "## Measured",
+            results_table(measured().get(card.name, [])),
+            f"Code: `selfsight/methods/{module}.py`, `selfsight/recipes/{card.module}.py`.",
+            "",
+        ]
+    )
+
+
+def filled(text: str, name: str, table: str) -> str:
+    """``text`` with ``table`` between the markers ``<!-- name -->`` and ``<!-- /name -->``."""
+    pattern = re.compile(rf"(<!-- {name} -->).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"no markers <!-- {name} --> ... <!-- /{name} -->")
+    return pattern.sub(lambda match: f"{match[1]}\n\n{table}\n\n{match[2]}", text)
+
+
+TABLES = {ROOT / "README.md": ("methods", methods_table), HERE / "monitors.md": ("alarms", alarms_table)}
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file whose content changed, so that a server that watches it comes to rest."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def build() -> None:
+    """Writes every generated part."""
+    for path, (name, table) in TABLES.items():
+        write(path, filled(path.read_text(encoding="utf-8"), name, table()))
+    scores = "kNN and linear: the ladder's scores (see Evaluation), where they were measured."
+    write(HERE / "methods" / "index.md", f"# Methods\n\n{methods_table()}\n\n{scores}\n")
+    for name, card in cards().items():
+        write(HERE / "methods" / f"{name}.md", method_page(card))
+
+
+def on_config(config: Any) -> Any:
+    """mkdocs' hook: writes the pages, then lists them in the navigation by family."""
+    build()
+    methods: list[Any] = [{"Overview": "methods/index.md"}]
+    for family in FAMILIES:
+        pages = [{card.title: f"methods/{name}.md"} for name, card in cards().items() if card.family == family]
+        methods += [{family.capitalize(): pages}] if pages else []
+    config["nav"] = [{"Methods": methods} if "Methods" in entry else entry for entry in config["nav"]]
+    return config
+
+
+if __name__ == "__main__":
+    build()

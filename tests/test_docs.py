@@ -1,0 +1,106 @@
+"""The documentation says what the code gives: tables are current, pages exist, README's loop runs."""
+
+import importlib.util
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfsight.flags import Flags
+from selfsight.recipes.catalogue import cards
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def docs():
+    """docs/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_what_the_code_gives(docs):
+    for path, (name, table) in docs.TABLES.items():
+        text = path.read_text(encoding="utf-8")
+        assert text == docs.filled(text, name, table()), f"{path.name} is out of date; run: python docs/build.py"
+
+
+def test_the_table_lists_every_recipe_once(docs):
+    listed = re.findall(r"^\| `(\w+)` \|", docs.methods_table(), re.MULTILINE)
+    assert sorted(listed) == sorted(cards())
+
+
+@pytest.mark.parametrize("name", list(cards()))
+def test_a_page_has_idea_equations_differences_recipe_and_flags(docs, name):
+    page = docs.method_page(cards()[name])
+    assert page.startswith(f"# {cards()[name].title}\n")
+    assert "**Idea.**" in page
+    assert "**Differences**" in page
+    assert page.count("$$") >= 2
+    assert page.count("$$") % 2 == 0
+    assert ":math:" not in page
+    assert ".. math::" not in page
+    assert "``" not in page.replace("```", "")
+
+
+def test_flags_are_the_recipe_s_own(docs):
+    table = docs.flags_table("simclr")
+    assert "| `--temperature` | float \\| None | by the recipe |" in table
+    assert "--batch-size" not in table
+
+
+def test_results_come_from_committed_files_only(docs, tmp_path, monkeypatch):
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    assert docs.measured() == {}
+    rows = '{"rows": [{"method": "simclr", "knn": 0.5, "linear": 0.613}, {"method": "pixels", "knn": 0.37}]}'
+    (tmp_path / "benchmarks" / "results" / "ladder.json").write_text(rows)
+    row = next(line for line in docs.methods_table().splitlines() if "`simclr`" in line)
+    assert row.endswith("| 50.0 % | 61.3 % |")
+
+
+def test_markdown_of_display_equations(docs):
+    text = "Before\n\n.. math:: a = b\n    + c,\n\n    d\n\nafter :math:`x\n  y`.\n\n- ``z``"
+    assert docs.to_markdown(text) == "Before\n\n$$\na = b\n+ c,\nd\n$$\n\nafter $x y$.\n\n- `z`"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_local_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        if target.startswith(("http", "docs/images/")) or "methods/" in target:
+            continue  # the network; pages and pictures that are built
+        assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+COMMAND_FLAGS = {"data", "out", "protocol", "format", "kind", "positions", "epoch", "from", "help", "version"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_flags_in_the_text_exist(path):
+    known = {f.replace("_", "-") for f in Flags.__dataclass_fields__} | COMMAND_FLAGS
+    for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")):
+        assert flag in known, f"{path.name} names --{flag}"
+
+
+def test_readme_s_loop_trains(tmp_path):
+    """The loop as printed, on fewer images: parameters move and stay finite."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    loop = next(block for block in blocks if "drive(" in block)
+    shorter = loop.replace('open_data("world",', 'open_data("world:512",').replace("epochs=10", "epochs=1")
+    assert shorter != loop
+    script = tmp_path / "loop.py"
+    script.write_text(shorter)
+    torch.manual_seed(0)
+    after = runpy.run_path(str(script))
+    assert after["steps"] == 2
+    optimiser, method = after["optimiser"], after["recipe"].method
+    assert all(float(state["step"]) == 2 for state in optimiser.state.values())
+    assert len(optimiser.state) == sum(p.requires_grad for p in method.parameters())
+    assert all(p.isfinite().all() for p in method.parameters())
