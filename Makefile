@@ -16,10 +16,10 @@ demo: .venv/ready
 	$(BIN)/selfsight demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 fast: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .

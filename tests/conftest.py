@@ -10,7 +10,7 @@ jaxtyping.install_import_hook("selfsight", "typecheck.checked")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # two workers share two cores
 
 
 @pytest.fixture(scope="session")

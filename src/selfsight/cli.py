@@ -217,7 +217,6 @@ def embed(
     data: str | None = None,
     out: Path = Path("features.parquet"),
     kind: Literal["pooled", "patches"] = "pooled",
-    split: Literal["train", "test", "all"] = "all",
     limit: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int = 0,
@@ -229,7 +228,6 @@ def embed(
         data: the images. Default: the run's own.
         out: file to write, .parquet or .npy.
         kind: one vector an image, or one a patch.
-        split: which part of the data.
         limit: only so many images, by key.
         device: where to compute.
         workers: processes that decode large images.
@@ -237,10 +235,8 @@ def embed(
     from selfsight.engine.machine import pick_device  # noqa: PLC0415
     from selfsight.evaluation.embed import embed as embed_  # noqa: PLC0415
 
-    path = embed_(
-        run, data=data, out=out, kind=kind, split=split, limit=limit, device=pick_device(device), workers=workers
-    )
-    print(path)
+    embed_(run, data=data, out=out, kind=kind, limit=limit, device=pick_device(device), workers=workers)
+    print(out)
 
 
 @app.command

@@ -78,10 +78,13 @@ def flags_from(values: dict[str, Any]) -> Flags:
     for name in values:
         if name not in known:
             raise unknown("flag", name, known)
-    paths = {name: Path(values[name]) for name in ("labels", "init_from", "out") if values.get(name) is not None}
-    if "logger" in values:
-        paths["logger"] = tuple(values["logger"])
-    return Flags(**{**values, **paths})
+    typed: dict[str, Any] = dict(values)
+    for name in ("labels", "init_from", "out"):
+        if typed.get(name) is not None:
+            typed[name] = Path(typed[name])
+    if "logger" in typed:
+        typed["logger"] = tuple(typed["logger"])
+    return Flags(**typed)
 
 
 def seconds(text: str | None) -> float | None:

@@ -78,7 +78,7 @@ def train(
             if first and micro.step % per_epoch == 0 and type(method).before_epoch is not Method.before_epoch:
                 method.before_epoch(sweep, clock)
             _reseed(loader.seed, micro.step, micro.micro, machine.rank)
-            batch = views.render(_to(micro.images, device), _to(views.plan(micro.key), device), micro.key)
+            batch = views.render(_to(micro.images, device), views.plan(micro.key), micro.key)
             batch = _layout(batch, method.encoder)
             timings.mark("render")
             update.begin(clock, first=first, last=last)
@@ -172,12 +172,8 @@ def _reseed(seed: int, step: int, micro: int, rank: int) -> None:
 
 
 def _to(x: Any, device: torch.device) -> Any:
-    """Tensors, their lists and their mappings, moved without waiting."""
-    if isinstance(x, Tensor):
-        return x.to(device, non_blocking=True)
-    if isinstance(x, dict):
-        return {key: _to(value, device) for key, value in x.items()}
-    return [_to(part, device) for part in x]
+    """Images, or the stacks of their cuts, moved without waiting; the plan stays where it was drawn and is read."""
+    return x.to(device, non_blocking=True) if isinstance(x, Tensor) else [_to(part, device) for part in x]
 
 
 def _layout(batch: Any, encoder: Any) -> Any:
@@ -201,6 +197,6 @@ def _sweep(recipe: Recipe, loader: Loader, machine: Machine) -> Callable[[], Ite
         for images, key in plain_batches(
             loader.source, plain, batch_size=share, rank=machine.rank, world=machine.world, cache_dir=loader.cache_dir
         ):
-            yield plain.render(_to(images, machine.device), _to(plain.plan(key), machine.device), key)
+            yield plain.render(_to(images, machine.device), plain.plan(key), key)
 
     return sweep

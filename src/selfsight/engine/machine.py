@@ -15,10 +15,10 @@ from selfsight.flags import Flags
 
 try:
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 except ImportError:  # the same Fabric inside the larger package
     from lightning.fabric import Fabric  # pyright: ignore[reportMissingImports]
-    from lightning.fabric.strategies import DDPStrategy  # pyright: ignore[reportMissingImports]
+    from lightning.fabric.strategies.ddp import DDPStrategy  # pyright: ignore[reportMissingImports]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from selfsight.evaluation.quality import alignment, effective_rank, feature_std, uniformity
+from selfsight.method import Watched
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Monitors:
         self.prototypes = 1
         self.latest: dict[str, Tensor] = {}
 
-    def see(self, watch: Mapping[str, Tensor]) -> None:
+    def see(self, watch: Mapping[Watched, Tensor]) -> None:
         """Takes what one objective hands over."""
         self.latest.update({name: x.detach() for name, x in watch.items() if name in ("projection", "teacher")})
         if "feature" in watch:
