@@ -188,14 +188,15 @@ def test_paint() -> None:
 
 
 def test_a_stroke_is_a_bent_capsule() -> None:
-    """Against a point's distance to a finely drawn bow, where the bow is nearly straight."""
-    uniforms = np.array([[0.1, 0.55, 0.45, 0.0, 0.8, 0.5]], dtype=np.float32)  # direction, shifts, bend, reach, width
+    """A capsule of half length 0.4 and radius 0.15, in coordinates bent by a parabola."""
+    uniforms = np.array([[0.1, 0.55, 0.45, 0.6, 0.8, 0.5]], dtype=np.float32)  # direction, shifts, bend, reach, width
     cover = stroke(Draws(uniforms), 64, reach=(0.0, 0.5), width=(0.1, 0.2))[0]
     cos, sin = math.cos(0.2 * math.pi), math.sin(0.2 * math.pi)
     for row in range(0, 64, 3):
         for column in range(0, 64, 3):
             x, y = axis(64)[column], axis(64)[row]
-            along, beside = cos * x + sin * y + 0.1, -sin * x + cos * y - 0.1
+            along = cos * x + sin * y + 0.1
+            beside = -sin * x + cos * y - 0.1 + 0.9 * along**2
             distance = math.hypot(max(abs(along) - 0.4, 0), beside) - 0.15
             if abs(distance) > 2 / 64:
                 assert (cover[row, column] > 0.5) == (distance < 0)
