@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,12 +25,20 @@ T = TypeVar("T")
 
 
 class Embedded(NamedTuple):
-    """What was written: ``rows`` images with features of ``shape`` each; ``skipped`` images could not be read."""
+    """What was written: ``rows`` images with features of ``shape`` each; ``skipped`` images could not be read.
+
+    >>> print(Embedded(Path("f.npy"), 12000, (64, 192), 3))
+    f.npy: 12,000 images, features of 64 x 192; 3 images could not be read
+    """
 
     path: Path
     rows: int
     shape: tuple[int, ...]
     skipped: int
+
+    def __str__(self) -> str:
+        left_out = f"; {self.skipped:,} images could not be read" if self.skipped else ""
+        return f"{self.path}: {self.rows:,} images, features of {' x '.join(map(str, self.shape))}{left_out}"
 
 
 def embed(
@@ -39,6 +47,7 @@ def embed(
     out: Path,
     data: Any = None,
     kind: Kind = "pooled",
+    split: Literal["train", "test", "all"] = "all",
     limit: int | None = None,
     labels: Path | None = None,
     device: str = "cpu",
@@ -49,7 +58,7 @@ def embed(
     plain: Views[Any] | None = None,
     on_skip: OnSkip | None = None,
 ) -> Embedded:
-    """Writes the features of all images of ``data`` (the run's own by default), in their order, with where and label.
+    """Writes the features of the images of ``data`` (the run's own by default), in order, with where and label.
 
     ``out`` ends in ``.parquet`` (columns position, where, label, feature) or ``.npy`` (an array, and a CSV of the other
     columns at ``out`` + ``.csv``). ``kind="patches"`` writes each image's patch tokens, row by row of the patch grid.
@@ -66,7 +75,7 @@ def embed(
     size = getattr(subject.plain, "size", None)
     source = open_data(
         data,
-        split="all",
+        split=split,
         image_size=size,
         limit=limit,
         labels=labels,

@@ -4,13 +4,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from selfsight import distributed
-from selfsight.batches import Images
+from selfsight.batches import Images, TwoViews
 from selfsight.data.loader import Loader
 from selfsight.data.protocol import Source
 from selfsight.data.splits import limited
@@ -22,7 +22,7 @@ from selfsight.evaluation.knn import knn_score
 from selfsight.evaluation.linear import linear_lbfgs
 from selfsight.evaluation.linear_sgd import Paper, linear_sgd
 from selfsight.evaluation.stream import Place, moved
-from selfsight.evaluation.subject import LabelledData, chosen, crop_of
+from selfsight.evaluation.subject import LabelledData, chosen, crop_of, view_of
 from selfsight.views.pipelines import two_views
 from selfsight.views.protocol import Views
 
@@ -163,8 +163,7 @@ def label_free(who: Contender, source: Source, how: Settings) -> Finding:
 
 
 def _alignment(who: Contender, source: Source, how: Settings) -> float:
-    crop = crop_of(who.plain)
-    pairs = two_views(crop.views[0])  # pyright: ignore[reportAttributeAccessIssue] - crop_of makes a pipeline of one
+    pairs = cast(Views[TwoViews], two_views(view_of(who.plain)))
     world = distributed.world_size()
     batch = min(256, len(source)) // world * world
     loader = Loader(

@@ -59,10 +59,15 @@ def channels_of(encoder: Encoder) -> int:
     return said or next((layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)), 3)
 
 
-def crop_of(plain: Views[Images]) -> Views[Images]:
+def view_of(plain: Views[Images]) -> View:
     """The training view of the papers' probes and fine-tuning: 8 to 100 % of the area and a flip, as ``plain`` else."""
     facts = {name: getattr(plain, name) for name in ("size", "interpolation", "normalise")}
-    return one_view(View(scale=(0.08, 1.0), flip=0.5, **facts))
+    return View(scale=(0.08, 1.0), flip=0.5, **facts)
+
+
+def crop_of(plain: Views[Images]) -> Views[Images]:
+    """``view_of`` as a pipeline."""
+    return one_view(view_of(plain))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,36 @@
+"""Every method on the same 10,000 CIFAR-10 images, with the same encoder and CPU time; writes results/ladder.json."""
+
+import argparse
+import os
+from pathlib import Path
+
+from selfsight.evaluation.ladder import ladder
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Reads the flags and climbs."""
+    data = Path(os.environ.get("SELFSIGHT_DATA", "../shared/data")) / "cifar10"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("methods", nargs="*", help="recipes by name; all by default")
+    parser.add_argument("--data", default=str(data))
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--cpu-minutes", type=float, default=12.0, help="of training, summed over threads")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "ladder.json")
+    flags = parser.parse_args()
+    ladder(
+        flags.methods or None,
+        data=flags.data,
+        out=flags.out,
+        samples=flags.samples,
+        cpu_minutes=flags.cpu_minutes,
+        threads=flags.threads,
+        seed=flags.seed,
+    )
+
+
+if __name__ == "__main__":
+    main()

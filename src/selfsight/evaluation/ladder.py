@@ -1,0 +1,237 @@
+"""The ladder: every method on the same images, with the same encoder and the same CPU time, scored alike.
+
+Time is the CPU time of the process, not the clock's: a busy machine makes a run longer, not worse. One epoch is timed,
+and the training is as many whole epochs as the budget holds, so that every schedule comes to its end within it.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from selfsight.data.opening import open_splits
+from selfsight.encoders.build import build_encoder
+from selfsight.encoders.protocol import Encoder
+from selfsight.engine.checkpoint import write_atomically
+from selfsight.engine.machine import cpu_name
+from selfsight.engine.run import OpenRun, cache_folder, versions
+from selfsight.errors import TrainingError, UserError
+from selfsight.evaluation.baselines import PIXELS, RawPixels, random_encoder
+from selfsight.evaluation.protocols import Contender, Settings, knn, linear_by_lbfgs
+from selfsight.evaluation.stream import Place
+from selfsight.evaluation.subject import LabelledData, labelled, open_subject
+from selfsight.evaluation.table import percent, show_table
+from selfsight.recipes import catalogue
+from selfsight.views.pipelines import plain_view
+
+SIZE = 32
+CONVOLUTIONAL: Mapping[str, Any] = {"backbone": "small_cnn"}
+TRANSFORMER: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224", "patch_size": 4}
+OF_TOKENS = ("dino", "mae")
+"""Methods whose paper is about transformers, beside those that work with nothing else."""
+
+FIXED: Mapping[str, Any] = {
+    "image_size": SIZE,
+    "device": "cpu",
+    "workers": 0,
+    "probe_every": 0,
+    "report": False,
+    "overwrite": True,
+}
+"""Flags of every training: nothing but training takes time, and no worker's time is missed."""
+
+Train = Callable[..., OpenRun]
+"""``selfsight.pretrain`` or a stand-in: a method's name and flags in, a finished run out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What is the same for all methods; results measured by other rules are not mixed with these."""
+
+    data: str
+    samples: int = 10_000
+    cpu_minutes: float = 12.0
+    threads: int = 2
+    seed: int = 0
+    k: int = 20
+    temperature: float = 0.07
+
+
+def ladder(
+    methods: Sequence[str] | None = None,
+    *,
+    data: str,
+    out: Path,
+    samples: int = 10_000,
+    cpu_minutes: float = 12.0,
+    threads: int = 2,
+    seed: int = 0,
+    runs: Path = Path("runs/ladder"),
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    train: Train | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Trains and scores ``methods`` (all by default), writes ``out`` after each, and prints the table.
+
+    Args:
+        methods: recipes by name; what ``out`` already holds by the same rules is not measured again.
+        data: 32 px images with labels; train and test as in ``evaluate``.
+        out: the JSON file of the results.
+        samples: training images, a keyed subset; of the test images at most as many.
+        cpu_minutes: of the training, summed over threads: 12 are six minutes on two cores.
+        threads: of the training and of the scoring.
+        seed: of the subset, the training and the random encoders.
+        runs: where the runs are kept, one folder a method.
+        overrides: flags of single methods that differ from their recipe; they are saved with the result.
+        train: ``selfsight.pretrain``, or a stand-in for tests.
+        say: where progress is told.
+    """
+    rules = Rules(data=Path(data).name, samples=samples, cpu_minutes=cpu_minutes, threads=threads, seed=seed)
+    names = list(methods) if methods else list(catalogue.cards())
+    for name in names:
+        catalogue.card(name)
+    results = _opened(out, rules)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        pair = open_splits(data, limit=samples, seed=seed)
+        about = labelled(pair, "the ladder")
+        results["data"] = about.facts()
+        how = Settings(seed=seed, place=Place(cache_dir=cache_folder()))
+        flags = {"data": data, "limit": samples, "seed": seed, "threads": threads}
+        for name in names:
+            if "linear" in results["methods"].get(name, {}):
+                say(f"{name}: measured before")
+                continue
+            own = {**encoder_of(name), **(overrides or {}).get(name, {})}
+            _add_baselines(results, about, encoder_of(name), how)
+            say(f"{name}: training for {cpu_minutes:g} CPU minutes")
+            go = partial(train or _pretrain(), name, **{**FIXED, **flags, **own})
+            results["methods"][name] = _climb(go, runs / name, rules, about, how) | {"flags": own}
+            _save(out, results)
+            say(f"{name}: {_in_words(results['methods'][name])}")
+    finally:
+        torch.set_num_threads(before)
+    _save(out, results)
+    show(results)
+    return results
+
+
+def encoder_of(name: str) -> Mapping[str, Any]:
+    """The flags of the encoder a method climbs with: the small convolutional one, or ViT-Tiny with patches of 4."""
+    return TRANSFORMER if catalogue.card(name).needs == "tokens" or name in OF_TOKENS else CONVOLUTIONAL
+
+
+def whole_epochs(cpu_seconds_per_epoch: float, cpu_minutes: float) -> int:
+    """As many whole epochs as the budget holds, at least one.
+
+    >>> whole_epochs(25.0, 12.0)
+    28
+    """
+    return max(math.floor(60 * cpu_minutes / cpu_seconds_per_epoch), 1)
+
+
+def _climb(go: Train, folder: Path, rules: Rules, data: LabelledData, how: Settings) -> dict[str, Any]:
+    """Times one epoch, trains for the budget, scores what was learnt."""
+    try:
+        start = time.process_time()
+        go(epochs=1, out=folder.with_name(f"{folder.name}-timing"))
+        epochs = whole_epochs(time.process_time() - start, rules.cpu_minutes)
+        start, began = time.process_time(), time.perf_counter()
+        run = go(epochs=epochs, out=folder)
+        spent, passed = time.process_time() - start, time.perf_counter() - began
+    except TrainingError as error:  # the other methods still climb; the next call tries this one again
+        return {"failed": str(error)}
+    subject = open_subject(run)
+    trained = Contender(name="trained", encoder=subject.encoder, plain=subject.plain)
+    return {
+        "encoder": subject.facts()["encoder"],
+        **_scores(trained, data, how),
+        "epochs": epochs,
+        "batch_size": run.settings["resolved"].get("batch_size"),
+        "cpu_minutes": round(spent / 60, 2),
+        "minutes": round(passed / 60, 2),
+        "machine": {"processor": cpu_name(), "threads": rules.threads},
+        "versions": versions(),
+    }
+
+
+def _scores(who: Contender, data: LabelledData, how: Settings) -> dict[str, Any]:
+    near, line = knn(who, data, how), linear_by_lbfgs(who, data, how)
+    return {"knn": near.numbers["top1"], "linear": line.numbers["top1"], "lambda": line.settings["lambda"]}
+
+
+def _add_baselines(results: dict[str, Any], data: LabelledData, encoder: Mapping[str, Any], how: Settings) -> None:
+    """Raw pixels once, a random encoder once for each architecture."""
+    known = results["baselines"]
+    if "pixels" not in known:
+        raw = cast(Encoder, RawPixels(channels=3))
+        known["pixels"] = _scores(Contender(name="pixels", encoder=raw, plain=plain_view(PIXELS, None)), data, how)
+    options = dict(encoder)
+    backbone = options.pop("backbone")
+    if backbone not in known:
+        plain = plain_view(SIZE, None)
+        built = build_encoder(backbone, image_size=SIZE, **options)
+        other = random_encoder(built, data.train, plain, seed=how.seed, place=how.place)
+        known[backbone] = _scores(Contender(name="random", encoder=other, plain=plain), data, how)
+
+
+def _opened(out: Path, rules: Rules) -> dict[str, Any]:
+    """The results so far; those by other rules are refused, not mixed."""
+    if not out.exists():
+        return {"rules": asdict(rules), "baselines": {}, "methods": {}}
+    results = json.loads(out.read_text(encoding="utf-8"))
+    differing = [
+        f"{key} {results['rules'].get(key)} -> {v}"
+        for key, v in asdict(rules).items()
+        if results["rules"].get(key) != v
+    ]
+    if differing:
+        raise UserError(f"{out} was measured by other rules ({', '.join(differing)}); give another --out or delete it")
+    return results
+
+
+def _save(out: Path, results: Mapping[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _pretrain() -> Train:
+    from selfsight.pretraining import pretrain  # noqa: PLC0415 - the engine, which a stand-in spares
+
+    return pretrain
+
+
+def _in_words(entry: Mapping[str, Any]) -> str:
+    if "failed" in entry:
+        return f"failed: {entry['failed']}"
+    return f"kNN {percent(entry['knn'])}, linear {percent(entry['linear'])} after {entry['epochs']} epochs"
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """Prints the ladder, best linear score first, baselines below."""
+    minutes = results["rules"]["cpu_minutes"]
+    show_table(
+        f"{results['data']['name']}: {results['data']['train']:,} images, {minutes:g} CPU minutes",
+        ["method", "encoder", "kNN", "linear", "epochs", "CPU min"],
+        list(_rows(results)),
+    )
+
+
+def _rows(results: Mapping[str, Any]) -> Iterator[list[str]]:
+    entries = sorted(results["methods"].items(), key=lambda item: -item[1].get("linear", -1))
+    for name, entry in entries:
+        if "failed" in entry:
+            yield [name, "failed", "-", "-", "-", "-"]
+        else:
+            scores = [percent(entry["knn"]), percent(entry["linear"])]
+            yield [name, entry["encoder"], *scores, str(entry["epochs"]), f"{entry['cpu_minutes']:.1f}"]
+    for name, entry in results["baselines"].items():
+        title = ["raw pixels", "-"] if name == "pixels" else ["random encoder", name]
+        yield [*title, percent(entry["knn"]), percent(entry["linear"]), "-", "-"]

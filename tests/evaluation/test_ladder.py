@@ -1,0 +1,120 @@
+"""The ladder: length by CPU time, one file that grows, baselines once, no mixing of rules."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfsight.data.protocol import Source
+from selfsight.errors import TrainingError, UserError
+from selfsight.evaluation import ladder as module
+from selfsight.evaluation.ladder import encoder_of, ladder, whole_epochs
+from selfsight.evaluation.subject import Subject
+from selfsight.views.pipelines import plain_view
+
+Make = Callable[..., Source]
+
+
+class Trained:
+    """What a stand-in for pretraining returns."""
+
+    def __init__(self) -> None:
+        self.settings = {"resolved": {"batch_size": 64}}
+
+
+@pytest.fixture
+def climb(encoder, pictures: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """The ladder over small pictures with a clock that a training moves by two CPU seconds an epoch."""
+    clock = {"now": 0.0}
+    pair = pictures(60, size=32), pictures(30, size=32, seed=1)
+    monkeypatch.setattr(module, "open_splits", lambda data, **kwargs: pair)
+    monkeypatch.setattr(module.time, "process_time", lambda: clock["now"])
+    subject = Subject(encoder=encoder, plain=plain_view(32, None))
+    monkeypatch.setattr(module, "open_subject", lambda run: subject)
+
+    def run(methods: list[str], calls: list[dict[str, Any]], *, fails: str = "", **kwargs: Any) -> dict[str, Any]:
+        def train(name: str, **flags: Any) -> Any:
+            calls.append({"name": name, **flags})
+            if name == fails:
+                raise TrainingError("loss is not finite")
+            clock["now"] += 2.0 * flags["epochs"]
+            return Trained()
+
+        given = {"data": "cifar10", "out": tmp_path / "l.json", "runs": tmp_path, "train": train}
+        settings = {"cpu_minutes": 0.5, "threads": 1, "say": lambda text: None}
+        return ladder(methods, **{**given, **settings, **kwargs})
+
+    return run
+
+
+def test_training_fills_the_budget_with_whole_epochs(climb, tmp_path: Path) -> None:
+    calls: list[dict[str, Any]] = []
+    results = climb(["simclr"], calls)
+    assert [call["epochs"] for call in calls] == [1, 15]  # 30 CPU seconds at two an epoch
+    entry = results["methods"]["simclr"]
+    assert (entry["epochs"], entry["cpu_minutes"], entry["encoder"]) == (15, 0.5, "TinyEncoder")
+    assert 0 <= entry["knn"] <= 1
+    assert 0 <= entry["linear"] <= 1
+    assert set(results["baselines"]) == {"pixels", "small_cnn"}
+    assert json.loads((tmp_path / "l.json").read_text()) == results
+    assert (calls[1]["limit"], calls[1]["seed"], calls[1]["data"]) == (10_000, 0, "cifar10")
+
+
+def test_what_was_measured_is_not_measured_again(climb) -> None:
+    first: list[dict[str, Any]] = []
+    before = climb(["simclr"], first)
+    second: list[dict[str, Any]] = []
+    after = climb(["simclr", "byol"], second)
+    assert {call["name"] for call in second} == {"byol"}
+    assert after["methods"]["simclr"] == before["methods"]["simclr"]
+    assert set(after["methods"]) == {"simclr", "byol"}
+
+
+def test_a_method_that_fails_stops_no_other_and_is_tried_again(climb) -> None:
+    results = climb(["simclr", "byol"], [], fails="simclr")
+    assert results["methods"]["simclr"]["failed"] == "loss is not finite"
+    assert "linear" in results["methods"]["byol"]
+    assert "linear" in climb(["simclr", "byol"], [])["methods"]["simclr"]
+
+
+def test_other_rules_are_not_mixed_in(climb) -> None:
+    climb(["simclr"], [])
+    with pytest.raises(UserError, match=r"measured by other rules \(cpu_minutes 0.5 -> 2.0\)"):
+        climb(["byol"], [], cpu_minutes=2.0)
+
+
+def test_overrides_are_used_and_saved(climb) -> None:
+    calls: list[dict[str, Any]] = []
+    results = climb(["simclr"], calls, overrides={"simclr": {"batch_size": 128}})
+    assert calls[-1]["batch_size"] == 128
+    assert results["methods"]["simclr"]["flags"]["batch_size"] == 128
+
+
+def test_an_unknown_method_is_refused_before_any_training(climb) -> None:
+    calls: list[dict[str, Any]] = []
+    with pytest.raises(UserError, match="unknown method 'simclrr'; did you mean 'simclr'"):
+        climb(["byol", "simclrr"], calls)
+    assert not calls
+
+
+def test_transformers_where_the_paper_is_about_them() -> None:
+    assert {name: encoder_of(name)["backbone"] for name in ("simclr", "mae", "dino")} == {
+        "simclr": "small_cnn",
+        "mae": "vit_tiny_patch16_224",
+        "dino": "vit_tiny_patch16_224",
+    }
+    assert encoder_of("mae")["patch_size"] == 4
+
+
+def test_a_slow_method_still_gets_one_epoch() -> None:
+    assert whole_epochs(1000.0, 12.0) == 1
+
+
+def test_the_table_is_sorted_by_linear_score(climb, capsys: pytest.CaptureFixture[str]) -> None:
+    climb(["simclr", "byol"], [])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["method", "encoder", "kNN", "linear", "epochs", "CPU", "min"]
+    assert len(lines) == 6
+    assert "raw pixels" in lines[4]
