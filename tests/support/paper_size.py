@@ -89,5 +89,5 @@ def one_step(recipe: Recipe, batch: int = 2, size: int = 224) -> tuple[float, fl
 
     recipe.method.train()
     drive(recipe.method.step(TwoViews(x1, x2, torch.arange(batch)), clock), update)
-    moved = max(float((a - b).abs().max()) for a, b in zip(weights, encoder.parameters(), strict=True))
+    moved = max(float((a - b.detach()).abs().max()) for a, b in zip(weights, encoder.parameters(), strict=True))
     return losses[0], moved

@@ -25,6 +25,7 @@ from selfsight.engine.optimisers import LARS
 from selfsight.methods.barlow_twins import BarlowTwins
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
+from selfsight.recipes.quick import quick
 from selfsight.recipes.recipe import Group, OptimiserSpec, Recipe, Setting, skip_vectors
 from selfsight.schedules import constant, warmup_cosine
 from selfsight.views import augment
@@ -101,4 +102,4 @@ def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
     encoder = build_encoder("small_cnn", image_size=32)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
-    return {"barlow_twins": barlow_twins(at, projection=256)}
+    return {"barlow_twins": quick(barlow_twins(at, projection=256))}

@@ -23,6 +23,7 @@ from selfsight.engine.optimisers import LARS
 from selfsight.methods.byol import BYOL
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
+from selfsight.recipes.quick import quick
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, skip_vectors
 from selfsight.schedules import constant, cosine, warmup_cosine
 from selfsight.views import augment
@@ -92,4 +93,4 @@ def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
     encoder = build_encoder("small_cnn", image_size=32)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
-    return {"byol": byol(at, projection=64, hidden=256)}
+    return {"byol": quick(byol(at, projection=64, hidden=256))}

@@ -31,6 +31,7 @@ from selfsight.encoders.build import build_encoder
 from selfsight.methods.moco import MoCo
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
+from selfsight.recipes.quick import quick
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all
 from selfsight.schedules import Curve, constant, cosine, steps, warmup_cosine
 from selfsight.views import augment
@@ -189,13 +190,12 @@ def _group(batch: int) -> int:
 
 def tiny() -> dict[str, Recipe]:
     """The recipes at a size that a test can train."""
+
+    def at() -> Setting:
+        encoder = build_encoder("small_cnn", image_size=32)
+        return Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
+
     return {
-        name: recipe(
-            Setting(
-                encoder=build_encoder("small_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=64
-            ),
-            queue=512,
-            projection=64,
-        )
-        for name, recipe in (("moco_v1", moco_v1), ("moco_v2", moco_v2))
+        "moco_v1": quick(moco_v1(at(), queue=512, projection=64)),
+        "moco_v2": quick(moco_v2(at(), queue=512, projection=64)),
     }

@@ -26,6 +26,7 @@ from selfsight.losses.contrastive import nt_xent
 from selfsight.methods.simclr import SimCLR
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
+from selfsight.recipes.quick import quick
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, skip_vectors
 from selfsight.schedules import constant, warmup_cosine
 from selfsight.views import augment
@@ -86,4 +87,5 @@ def simclr(at: Setting, *, temperature: float | None = None, projection: int = 1
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
     encoder = build_encoder("small_cnn", image_size=32)
-    return {"simclr": simclr(Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64))}
+    at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
+    return {"simclr": quick(simclr(at))}
