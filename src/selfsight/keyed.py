@@ -14,6 +14,7 @@ from torch import Tensor
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_BLOCK = 1 << 14
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
@@ -62,9 +63,12 @@ def uniforms(key: Key, stream: str, n: int) -> Float[Tensor, "b n"]:
 
 def permutation(n: int, *, seed: int, epoch: int, stream: str = "order") -> np.ndarray:
     """A permutation of ``range(n)`` as int64, a pure function of (seed, epoch, stream)."""
-    index = np.arange(n, dtype=np.uint64)
-    drawn = words(seed, np.full(n, epoch, dtype=np.uint64), index, stream, 2)
-    return np.argsort((drawn[:, 0] << _HALF) | drawn[:, 1], kind="stable").astype(np.int64)
+    drawn = np.empty(n, dtype=np.uint64)
+    for start in range(0, n, _BLOCK):  # a million at once would take 100 MB, and longer
+        index = np.arange(start, min(start + _BLOCK, n), dtype=np.uint64)
+        high, low = words(seed, np.full(len(index), epoch, dtype=np.uint64), index, stream, 2).T
+        drawn[start : start + _BLOCK] = (high << _HALF) | low
+    return np.argsort(drawn, kind="stable").astype(np.int64, copy=False)
 
 
 def subset(n: int, keep: int, *, seed: int) -> np.ndarray:
