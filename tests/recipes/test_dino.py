@@ -99,6 +99,18 @@ def test_the_convolutional_column() -> None:
     assert [v.scale for v in recipe.views.views[1:3]] == [(0.14, 1.0), (0.05, 0.14)]
 
 
+@pytest.mark.parametrize("size", [32, 224])
+def test_a_layer_that_was_held_joins_later(size: int) -> None:
+    spec = dino(setting(build_encoder("small_cnn", image_size=32), size)).optimisers["main"]
+    free, held = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    optimiser = build_optimiser(spec, [("free", free), ("held", held)])
+    set_rates_(optimiser, spec, clock(0.05, 100))
+    for step in range(3):
+        free.grad, held.grad = torch.ones(2, 2), torch.ones(2, 2) if step else None
+        optimiser.step()
+        assert torch.equal(held, torch.ones(2, 2)) == (step == 0)
+
+
 def test_the_small_image_column() -> None:
     recipe = dino(setting(build_encoder("small_cnn", image_size=32), 32))
     spec, method = recipe.optimisers["main"], recipe.method

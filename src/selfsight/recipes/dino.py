@@ -179,11 +179,13 @@ def _optimiser(small: bool, transformer: bool, batch: int) -> OptimiserSpec:
             clip=3.0,
             clip_each="tensor",
         )
+    # torch's fused SGD refuses a parameter that joins later than the others, as a held one does
+    sgd = partial(SGD, momentum=0.9, foreach=True)
     if small:
         lr, decay = cosine(0.06 * batch / 128, 0.0), constant(5e-4)
-        return OptimiserSpec(build=partial(SGD, momentum=0.9), lr=lr, weight_decay=decay, groups=decay_all)
+        return OptimiserSpec(build=sgd, lr=lr, weight_decay=decay, groups=decay_all)
     return OptimiserSpec(
-        build=partial(SGD, momentum=0.9),
+        build=sgd,
         lr=warmup_cosine(0.03 * batch / 256, warmup_epochs=10, end=1e-6),
         weight_decay=constant(1e-4),
         groups=skip_vectors,
