@@ -13,12 +13,6 @@ from selfsight.errors import TrainingError, UserError, unknown
 from selfsight.flags import Flags
 from selfsight.recipes import catalogue
 
-app = App(
-    name="selfsight",
-    help="Self-supervised learning of vision: pretrain on unlabelled images, evaluate, embed, export.",
-    version_flags=["--version"],
-    default_parameter=Parameter(negative_iterable=(), negative_none=()),
-)
 OWN, RUN = Group("The method's own", sort_key=1), Group("The run", sort_key=2)
 
 
@@ -28,10 +22,8 @@ def main(words: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        if words[:1] == ["pretrain"]:
-            app.command(_pretrain_command(words), name="pretrain")
-            words = _from_file(words)
-        app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        words = _from_file(words)
+        _app(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         _leave(_one_line(error), 2, debug)
     except KeyboardInterrupt:
@@ -40,6 +32,20 @@ def main(words: Sequence[str] | None = None) -> None:
         _leave(str(error), 1, debug)
     except (UserError, *_data_errors()) as error:
         _leave(str(error), 2, debug)
+
+
+def _app(words: Sequence[str]) -> App:
+    app = App(
+        name="selfsight",
+        help="Self-supervised learning of vision: pretrain on unlabelled images, evaluate, embed, export.",
+        version_flags=["--version"],
+        default_parameter=Parameter(negative_iterable=(), negative_none=(), allow_repeating=True),
+    )
+    app.command(_pretrain_command(words), name="pretrain")
+    app.command(list_, name="list")
+    for command in (show, evaluate, embed, export, views, report, bench, demo):
+        app.command(command)
+    return app
 
 
 def _data_errors() -> tuple[type[Exception], ...]:
@@ -59,7 +65,6 @@ def _one_line(error: CycloptsError) -> str:
     return " ".join(str(error).split())
 
 
-@app.command(name="list")
 def list_() -> None:
     """The methods: name, year, family, and a line on each."""
     from rich.console import Console  # noqa: PLC0415
@@ -74,7 +79,6 @@ def list_() -> None:
     console.print(table)
 
 
-@app.command
 def show(method: str, *, image_size: int = 224, samples: int = 1_281_167) -> None:
     """What a method is, its flags, and what it resolves to at an image size."""
     import docstring_parser  # noqa: PLC0415
@@ -98,7 +102,7 @@ def show(method: str, *, image_size: int = 224, samples: int = 1_281_167) -> Non
 
 def _pretrain_command(words: Sequence[str]) -> Any:
     """``pretrain`` with the flags of the method that the words name, if they name one."""
-    named = next((word for word in words[1:] if not word.startswith("-")), None)
+    named = next((word for word in words[1:] if not word.startswith("-")), None) if words[:1] == ["pretrain"] else None
     own = _own_parameters(named) if named in catalogue.cards() else []
 
     def pretrain(method: str, **options: Any) -> None:
@@ -145,7 +149,7 @@ def _own_parameters(method: str) -> list[inspect.Parameter]:
 
 def _from_file(words: list[str]) -> list[str]:
     """``pretrain --from RUN.yaml`` is the command that the file repeats, with the flags given here put over it."""
-    if "--from" not in words:
+    if words[:1] != ["pretrain"] or "--from" not in words:
         return words
     at = words.index("--from")
     if at + 1 == len(words):
@@ -164,11 +168,9 @@ def _from_file(words: list[str]) -> list[str]:
         owner = word if word.startswith("--") else again[i - 1]
         if owner not in given:
             kept.append(word)
-    app.command(_pretrain_command(kept), name="pretrain")
     return [*kept, *rest]
 
 
-@app.command
 def evaluate(
     run: Path,
     *,
@@ -210,7 +212,6 @@ def evaluate(
     )
 
 
-@app.command
 def embed(
     run: Path,
     *,
@@ -239,7 +240,6 @@ def embed(
     print(out)
 
 
-@app.command
 def export(
     run: Path,
     *,
@@ -258,7 +258,6 @@ def export(
     print(export_(run, format=format, out=out))
 
 
-@app.command
 def views(
     method: str,
     *,
@@ -297,7 +296,6 @@ def views(
     print(out)
 
 
-@app.command
 def report(run: Path) -> None:
     """Writes a run's page, report.html, anew."""
     from selfsight.report.page import write_report  # noqa: PLC0415
@@ -305,7 +303,6 @@ def report(run: Path) -> None:
     print(write_report(run))
 
 
-@app.command
 def bench(name: str = "all", words: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)] = ()) -> None:
     """Runs a benchmark of a repository's checkout: `ladder`, or a script's name, or `all`.
 
@@ -326,7 +323,6 @@ def bench(name: str = "all", words: Annotated[tuple[str, ...], Parameter(allow_l
         runpy.run_path(str(script), run_name="__main__")
 
 
-@app.command
 def demo(*, out: Path = Path("runs/demo"), epochs: int | None = None) -> None:
     """Pretrains SimCLR on the embedded world and shows what was learnt, in a few minutes on a laptop.
 

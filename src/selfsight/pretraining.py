@@ -87,7 +87,7 @@ def run_from_flags(
     """Carries out one run, in as many processes as it asks for; returns its folder and how it ended."""
     flags.check()
     catalogue.card(method)
-    if flags.devices > 1 and pick_device(flags.device) == "cuda" and flags.devices > torch.cuda.device_count():
+    if pick_device(flags.device) == "cuda" and flags.devices > torch.cuda.device_count() and not is_launched():
         raise UserError(f"--devices is {flags.devices} but this machine has {torch.cuda.device_count()} GPUs")
     folder = flags.out or Path("runs") / "-".join(
         [method, Path(flags.data).name.replace(":", "") or "data", (flags.backbone or "default").replace("/", "_")]

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -32,7 +31,7 @@ class ProgressLine:
         self.shown: dict[str, float] = {}
         self.said: set[str] = set()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ProgressLine":
         if self.live:
             self.task = self.bar.add_task("", total=self.steps, completed=self.done)
             self.bar.start()

@@ -60,7 +60,7 @@ class Updater:
         self.scaler.unscale_(optimiser)
         self.norm = clip_(self.parameters[name], spec)
         if self.machine.device.type == "cpu" and not self.sound():
-            self.refuse(float(objective.loss))
+            self.refuse(objective.loss.item())
             return False
         scale = self.scaler.get_scale()
         self.scaler.step(optimiser)
