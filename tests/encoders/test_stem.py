@@ -12,19 +12,14 @@ from selfsight.encoders.stem import adapt_stem
 MODELS = {
     "resnet18": (32, 8),
     "resnet26d": (32, 8),
-    "resnet26t": (32, 8),
-    "ecaresnet26t": (32, 8),
-    "resnetaa50": (32, 8),
     "resnetblur50": (32, 8),
     "resnet10t": (32, 8),
     "resnetv2_50": (32, 8),
     "regnety_002": (32, 16),
     "convnext_atto": (32, 8),
-    "convnextv2_femto": (32, 8),
     "convnext_atto_ols": (32, 8),
     "densenet121": (32, 8),
     "mobilenetv3_small_050": (32, 16),
-    "efficientnet_lite0": (32, 16),
 }
 
 

@@ -15,6 +15,7 @@ from selfsight.encoders.backbone import wrap
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.store import load_encoder, save_encoder
 from selfsight.engine.export import export
+from selfsight.parts.batchnorm import set_scope_
 
 VIT = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 NORMALISE = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]}
@@ -91,9 +92,17 @@ def test_a_hub_folder_says_how_images_are_normalised(tmp_path):
     assert json.loads((folder / "config.json").read_text())["num_classes"] == 0
 
 
-@pytest.mark.parametrize(("name", "options"), [("small_cnn", {"channels": 2}), ("vit_tiny_patch16_224", VIT)])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("small_cnn", {"channels": 2}),
+        pytest.param("vit_tiny_patch16_224", VIT, marks=pytest.mark.slow),
+        pytest.param("resnet50", {"image_size": 64, "small_stem": False}, marks=pytest.mark.slow),
+    ],
+)
 def test_onnx_takes_any_batch(name, options, tmp_path):
     encoder = trained(name, **options).train()
+    set_scope_(encoder, "all")  # as a run leaves it
     path = export(encoder, "onnx", tmp_path / "net.onnx")
     assert path == tmp_path / "net.onnx"
     assert encoder.training
@@ -103,6 +112,17 @@ def test_onnx_takes_any_batch(name, options, tmp_path):
     for n in (1, 3):
         (got,) = session.run(["features"], {"images": images(encoder)[:n].numpy()})
         agree(torch.from_numpy(got), expected[:n])
+
+
+def test_an_export_is_a_backbone_to_begin_with(tmp_path):
+    encoder = trained("vit_tiny_patch16_224", **VIT)
+    folder = export(encoder, "huggingface", tmp_path / "hub")
+    begun = build_encoder(f"local-dir:{folder}", image_size=32, pretrained=True)
+    agree(features(begun), features(encoder))
+    assert (begun.name, begun.arguments) == (encoder.name, encoder.arguments)
+    save_encoder(begun, tmp_path / "run")
+    (folder / "config.json").unlink()
+    agree(features(load_encoder(tmp_path / "run")), features(encoder))
 
 
 def test_own_files_keep_their_facts(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
+from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import (
     LARS,
     build_optimiser,
@@ -241,6 +242,16 @@ def test_layer_decay_of_a_convolutional_net_rises_with_depth():
     assert len(set(rates)) == len(rates)
     assert max(groups(n, p).lr_scale for n, p in named.items()) == pytest.approx(0.8)
     assert all(layer_decay(net, 1.0)(n, p).lr_scale == 1.0 for n, p in named.items())
+
+
+def test_layer_decay_of_an_encoder_is_its_models():
+    encoder = build_encoder("small_cnn", image_size=32)
+    groups = layer_decay(encoder, 0.5)
+    named = dict(encoder.named_parameters())
+    rates = [
+        groups(n, named[f"model.{n}"]).lr_scale for n in ("stem.0.weight", "blocks.0.bn1.bias", "blocks.2.bn2.weight")
+    ]
+    assert rates == [0.5**4, 0.5**3, 0.5**1]
 
 
 def test_layer_decay_says_what_it_lacks():

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -93,6 +92,8 @@ def test_groups_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("name", ["resnet18", "regnety_002"])
 def test_conversion_keeps_objects_keys_and_function(name):
+    import timm  # noqa: PLC0415 - the processes below import this file and do without
+
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=0)
     for i, norm in enumerate(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -182,8 +183,9 @@ def two(tmp_path_factory) -> list[dict[str, Any]]:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
+        worker.join(600)  # seconds, of a few that it takes: the machine may be busy
+        worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -1,7 +1,9 @@
 """Encoders by name: any timm model, or ``small_cnn``; adapted to the images' size and channels."""
 
 import difflib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -16,6 +18,7 @@ from selfsight.errors import UserError
 SMALL = 96
 """The largest image side, in pixels, that gets a stem that keeps the resolution."""
 OWN = "small_cnn"
+_GIVEN = ("num_classes", "img_size", "in_chans", "dynamic_img_size", "drop_path_rate")
 
 
 def build_encoder(
@@ -31,7 +34,8 @@ def build_encoder(
     """An encoder from its name, for square images of ``image_size`` pixels.
 
     Args:
-        name: a timm model (``resnet50``, ``vit_small_patch16_224``; with a tag to choose its weights) or ``small_cnn``.
+        name: a timm model (``resnet50``, ``vit_small_patch16_224``; with a tag to choose its weights), a folder or
+            repository of one (``local-dir:PATH``, ``hf-hub:NAME``), or ``small_cnn``.
         image_size: a vision transformer gets as many positions as it has patches at this size.
         channels: of the images; pretrained weights are adapted to other numbers than 3 by timm's rule.
         pretrained: starts from timm's weights, which are downloaded once.
@@ -46,8 +50,9 @@ def build_encoder(
     adapts = image_size <= SMALL if small_stem is None else small_stem
     if name == OWN:
         return _own(image_size, channels, pretrained, drop_path, timm_options)
-    arguments = {**_arguments(name, image_size, channels), **timm_options}
-    flexible = {"dynamic_img_size": True} if _is_transformer(name) else {}
+    architecture, timm_options = _resolve(name, timm_options)
+    arguments = {**_arguments(architecture, image_size, channels), **timm_options}
+    flexible = {"dynamic_img_size": True} if _is_transformer(architecture) else {}
     droppable = {"drop_path_rate": drop_path} if drop_path else {}
     model = _create(name, pretrained, {**arguments, **flexible, **droppable})
     if isinstance(model, VisionTransformer):
@@ -56,9 +61,11 @@ def build_encoder(
         adapt_stem(model)
     options = {**timm_options} if small_stem is None else {"small_stem": small_stem, **timm_options}
     kind = Transformer if type(model) is VisionTransformer else Backbone
-    facts: Mapping[str, Any] = {"model_name": _architecture(model, name), **arguments}
+    facts = {"model_name": architecture.partition(".")[0], **arguments}
     try:
-        return kind(model, name=name, image_size=image_size, channels=channels, options=options, arguments=facts)
+        return kind(
+            model, name=architecture, image_size=image_size, channels=channels, options=options, arguments=facts
+        )
     except (RuntimeError, AssertionError, TypeError) as error:
         raise UserError(f"{name} does not take images of {image_size} px: {_line(error)}") from error
 
@@ -78,12 +85,26 @@ def _own(image_size: int, channels: int, pretrained: bool, drop_path: float, opt
     return Backbone(model, name=OWN, image_size=image_size, channels=channels, options={}, arguments=None)
 
 
+def _resolve(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The timm model behind a name, and its options: a folder's or a Hub repository's config brings its own."""
+    source, _, place = name.partition(":")
+    try:
+        if source == "local-dir":
+            config = json.loads((Path(place) / "config.json").read_text())
+            architecture, own = config["architecture"], config.get("model_args", {})
+        elif source == "hf-hub":
+            _, architecture, own = timm.models.load_model_config_from_hf(place)
+        else:
+            architecture, own = name, {}
+    except Exception as error:
+        raise UserError(f"cannot read the config of {name} ({type(error).__name__}: {_line(error)})") from error
+    if not timm.is_model(architecture):
+        raise _unknown(architecture)
+    return architecture, {**{k: v for k, v in own.items() if k not in _GIVEN}, **options}
+
+
 def _arguments(name: str, image_size: int, channels: int) -> dict[str, Any]:
     """What ``timm.create_model`` is told about the images: nothing that it would assume anyway."""
-    if ":" in name:  # local-dir:PATH or hf-hub:NAME, which bring their own
-        return {"in_chans": channels} if channels != 3 else {}
-    if not timm.is_model(name):
-        raise _unknown(name)
     config = timm.get_pretrained_cfg(name)
     size = {}
     if config is not None and config.fixed_input_size and config.input_size[1:] != (image_size, image_size):
@@ -123,11 +144,6 @@ def _check_patches(name: str, model: VisionTransformer, image_size: int) -> None
             f"{name} cuts images into patches of {patch} px, which do not divide {image_size} px; "
             f"use --image-size {near} or another --patch-size"
         )
-
-
-def _architecture(model: nn.Module, name: str) -> str:
-    config = getattr(model, "pretrained_cfg", None) or {}
-    return config.get("architecture") or name.partition(".")[0]
 
 
 def _line(error: Exception) -> str:
