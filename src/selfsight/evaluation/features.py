@@ -79,7 +79,7 @@ def feature_batches(
     """This process's shard of the features, a batch at a time: memory stays flat whatever the source's size."""
     cast(nn.Module, encoder).to(device)
     known = source.labels
-    labels = torch.full((len(source),), -1) if known is None else torch.from_numpy(np.asarray(known, dtype=np.int64))
+    labels = torch.full((len(source),), -1) if known is None else torch.from_numpy(np.array(known, dtype=np.int64))
     batches = plain_batches(
         source,
         plain,
