@@ -4,7 +4,7 @@
 
 At each size, 5,000 training and 1,000 test scenes: weighted kNN (k = 20, T = 0.07, cosine) on pixels, on colour
 histograms, and on the features of a random ResNet-18 whose batch-norm statistics are calibrated on the data, each at
-most 35 %; and a small supervised network, at least 95 %. About five minutes on one core.
+most 35 %; and a small supervised network, at least 95 %. About seven minutes of one core.
 """
 
 import argparse
