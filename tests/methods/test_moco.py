@@ -156,12 +156,13 @@ def take_step_together(method: MoCo, batch: object) -> float:
 
 @pytest.mark.slow
 def test_two_processes_shuffle_as_one_does(tmp_path: Path) -> None:
-    support = Path(__file__).parents[1] / "support"
+    support = str(Path(__file__).parents[1] / "support")
+    path = os.pathsep.join([support, *filter(None, [os.environ.get("PYTHONPATH")])])
     started = [
         subprocess.Popen(
             [sys.executable, __file__, str(rank), str(tmp_path)],
             stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(support)},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         )
         for rank in range(2)
     ]
