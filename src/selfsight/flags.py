@@ -19,7 +19,7 @@ class Flags:
     """What every method takes. ``None`` leaves the choice to the recipe or to the data."""
 
     data: str = _flag("world", "Folder of images, list file, parquet, Hub or torchvision name, world.", learning=True)
-    backbone: str | None = _flag(None, "Any timm model, or small_cnn. Default: the paper's.", learning=True)
+    backbone: str | None = _flag(None, "Any timm model, small_cnn or tiny_cnn. Default: the paper's.", learning=True)
     patch_size: int | None = _flag(None, "Patch of a ViT in pixels. Default: as its name says.", learning=True)
     image_size: int | None = _flag(None, "Pixels a side. Default: the data's own up to 96, else 224.", learning=True)
     channels: int = _flag(3, "Channels of the images.", learning=True)

@@ -1,4 +1,4 @@
-"""Encoders by name: any timm model, or ``small_cnn``; adapted to the images' size and channels."""
+"""Encoders by name: any timm model, or one of our small nets; adapted to the images' size and channels."""
 
 import difflib
 import json
@@ -17,7 +17,8 @@ from selfsight.errors import UserError
 
 SMALL = 96
 """The largest image side, in pixels, that gets a stem that keeps the resolution."""
-OWN = "small_cnn"
+OWN = {"small_cnn": (32, 64, 128, 256), "tiny_cnn": (16, 32, 64, 128)}
+"""Our own small nets by name, with their widths: the ladder's, and the demo's and the tests'."""
 _GIVEN = ("num_classes", "img_size", "in_chans", "dynamic_img_size", "drop_path_rate")
 
 
@@ -35,7 +36,7 @@ def build_encoder(
 
     Args:
         name: a timm model (``resnet50``, ``vit_small_patch16_224``; with a tag to choose its weights), a folder or
-            repository of one (``local-dir:PATH``, ``hf-hub:NAME``), or ``small_cnn``.
+            repository of one (``local-dir:PATH``, ``hf-hub:NAME``), ``small_cnn`` or ``tiny_cnn``.
         image_size: a vision transformer gets as many positions as it has patches at this size.
         channels: of the images; pretrained weights are adapted to other numbers than 3 by timm's rule.
         pretrained: starts from timm's weights, which are downloaded once.
@@ -48,8 +49,12 @@ def build_encoder(
     (512, 8)
     """
     adapts = image_size <= SMALL if small_stem is None else small_stem
-    if name == OWN:
-        return _own(image_size, channels, pretrained, drop_path, timm_options)
+    if name in OWN:
+        if pretrained or drop_path or timm_options:
+            wrong = ["pretrained"] * pretrained + ["drop_path"] * bool(drop_path) + sorted(timm_options)
+            raise UserError(f"{name} has no {', '.join(wrong)}; leave it out or choose a timm model")
+        own = SmallCNN(channels, OWN[name])
+        return Backbone(own, name=name, image_size=image_size, channels=channels, options={}, arguments=None)
     architecture, timm_options = _resolve(name, timm_options)
     arguments = {**_arguments(architecture, image_size, channels), **timm_options}
     flexible = {"dynamic_img_size": True} if _is_transformer(architecture) else {}
@@ -73,16 +78,6 @@ def build_encoder(
 def has_small_stem(encoder: nn.Module) -> bool:
     """Whether the encoder's model went through ``adapt_stem`` and changed."""
     return bool(getattr(getattr(encoder, "model", encoder), "has_small_stem", False))
-
-
-def _own(image_size: int, channels: int, pretrained: bool, drop_path: float, options: Mapping[str, Any]) -> Backbone:
-    if pretrained:
-        raise UserError(f"{OWN} has no pretrained weights; leave out --pretrained or choose a timm model")
-    if drop_path or options:
-        wrong = ["drop_path"] * bool(drop_path) + sorted(options)
-        raise UserError(f"{OWN} has no option {', '.join(wrong)}; choose a timm model")
-    model = SmallCNN(channels)
-    return Backbone(model, name=OWN, image_size=image_size, channels=channels, options={}, arguments=None)
 
 
 def _resolve(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -113,7 +108,7 @@ def _arguments(name: str, image_size: int, channels: int) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> UserError:
-    near = difflib.get_close_matches(name.lower(), [*timm.list_models(), OWN], n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name.lower(), [*timm.list_models(), *OWN], n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() has all names"
     return UserError(f"unknown backbone '{name}'; {hint}")
 

@@ -28,7 +28,7 @@ class Residual(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    """A residual net of widths 32, 64, 128, 256, with one block each, that pools to ``b 256``."""
+    """A residual net with one block a width, that pools to ``b`` by its last width."""
 
     def __init__(self, channels: int = 3, widths: tuple[int, ...] = (32, 64, 128, 256)) -> None:
         super().__init__()

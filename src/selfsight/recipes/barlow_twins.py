@@ -100,6 +100,6 @@ def barlow_twins(at: Setting, *, weight: float = 0.0051, projection: int | None 
 
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
-    encoder = build_encoder("small_cnn", image_size=32)
+    encoder = build_encoder("tiny_cnn", image_size=32)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
     return {"barlow_twins": quick(barlow_twins(at, projection=256))}

@@ -91,6 +91,6 @@ def byol(at: Setting, *, momentum: float | None = None, projection: int = 256, h
 
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
-    encoder = build_encoder("small_cnn", image_size=32)
+    encoder = build_encoder("tiny_cnn", image_size=32)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
     return {"byol": quick(byol(at, projection=64, hidden=256))}

@@ -206,7 +206,5 @@ def stochastic_depth_(encoder: Any, rate: float) -> None:
 
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train, with small crops."""
-    at = Setting(
-        encoder=build_encoder("small_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=32
-    )
+    at = Setting(encoder=build_encoder("tiny_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=32)
     return {"dino": dino(at, outputs=256, momentum=0.9, frozen_epochs=1, small_crops=2)}

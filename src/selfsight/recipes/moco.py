@@ -192,7 +192,7 @@ def tiny() -> dict[str, Recipe]:
     """The recipes at a size that a test can train."""
 
     def at() -> Setting:
-        encoder = build_encoder("small_cnn", image_size=32)
+        encoder = build_encoder("tiny_cnn", image_size=32)
         return Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
 
     return {

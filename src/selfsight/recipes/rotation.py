@@ -70,5 +70,5 @@ def rotation(at: Setting) -> Recipe[Images]:
 
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
-    encoder = build_encoder("small_cnn", image_size=32)
+    encoder = build_encoder("tiny_cnn", image_size=32)
     return {"rotation": rotation(Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=32))}

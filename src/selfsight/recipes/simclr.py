@@ -86,6 +86,6 @@ def simclr(at: Setting, *, temperature: float | None = None, projection: int = 1
 
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
-    encoder = build_encoder("small_cnn", image_size=32)
+    encoder = build_encoder("tiny_cnn", image_size=32)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
     return {"simclr": quick(simclr(at))}

@@ -164,7 +164,5 @@ def small_size(at: Setting) -> int:
 
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train, with a queue and small crops."""
-    at = Setting(
-        encoder=build_encoder("small_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=32
-    )
+    at = Setting(encoder=build_encoder("tiny_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=32)
     return {"swav": swav(at, prototypes=64, queue=64, queue_epoch=2, frozen_epochs=1, small_crops=2, projection=64)}
