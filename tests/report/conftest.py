@@ -91,20 +91,20 @@ class Mirrored(Plain):
         return TwoViews(first, x.flip(-1), key.index)
 
 
-class MeanColour(nn.Module):
-    """A stand-in encoder: the mean and the largest value of each colour."""
+class Coarse(nn.Module):
+    """A stand-in encoder: the image at four by four pixels."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1) * self.scale
+        return nn.functional.adaptive_avg_pool2d(x, 4).flatten(1) * self.scale
 
 
 @pytest.fixture
-def mean_colour() -> MeanColour:
-    return MeanColour()
+def coarse() -> Coarse:
+    return Coarse()
 
 
 @pytest.fixture

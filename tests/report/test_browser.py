@@ -63,9 +63,9 @@ def opened(page: Path, *, query: str = "", width: int = 1400) -> tuple[dict[str,
 
 
 @pytest.fixture
-def page(run_folder, patches, mirrored, mean_colour, tmp_path):
+def page(run_folder, patches, mirrored, coarse, tmp_path):
     """A whole page with a witness that writes what it sees into the root element."""
-    found, near = atlas(mean_colour, mirrored.plain, patches, most=48)
+    found, near = atlas(coarse, mirrored.plain, patches, most=48)
     content = ReportContent(
         name="runs/x",
         settings={},
