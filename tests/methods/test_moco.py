@@ -166,7 +166,11 @@ def test_two_processes_shuffle_as_one_does(tmp_path: Path) -> None:
         )
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=300)[1].decode() for process in started]
+    try:
+        errors = [process.communicate(timeout=300)[1].decode() for process in started]
+    finally:
+        for process in started:
+            process.kill()  # where one died, the other waits for it
     assert all(process.returncode == 0 for process in started), "\n".join(errors)[-3000:]
     alone, loss = grouped(0, 1)
     for rank in range(2):
