@@ -7,7 +7,9 @@ from selfsight.flags import Flags
 from selfsight.pretraining import run_from_flags
 from selfsight.report.page import write_report
 
-SIZE, BATCH, EPOCHS = 32, 256, 40
+HYPER = {"temperature": 0.2, "smallest_crop": 0.2}
+"""A sharper temperature and larger crops than the paper's, which is made for trainings a hundred times as long."""
+SIZE, BATCH, EPOCHS = 32, 250, 25
 """Chosen so that two CPU cores are done within five minutes, evaluation and report included."""
 
 
@@ -18,13 +20,14 @@ def demo(out: Path, *, epochs: int = EPOCHS) -> None:
         image_size=SIZE,
         backbone="tiny_cnn",
         batch_size=BATCH,
+        optimiser="adamw",
         epochs=epochs,
         probe_every=max(epochs // 5, 1),
         report=False,
         out=out,
         overwrite=True,
     )
-    folder, ended = run_from_flags("simclr", flags, {}, say=lambda text: print(text, flush=True))
+    folder, ended = run_from_flags("simclr", flags, HYPER, say=lambda text: print(text, flush=True))
     if ended != "done":
         raise SystemExit(130)
     results = evaluate(folder, protocols=("knn", "linear"))

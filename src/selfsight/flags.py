@@ -28,6 +28,9 @@ class Flags:
     batch_size: int | None = _flag(None, "Samples per update over all devices. Default: the paper's.", learning=True)
     accumulate: int = _flag(1, "Micro-batches per update, to fit a large batch into memory.", learning=True)
     lr: float | None = _flag(None, "Peak learning rate, already scaled by the batch.", learning=True)
+    optimiser: Literal["paper", "adamw"] = _flag(
+        "paper", "adamw (2e-3) learns faster in trainings too short for the paper's.", learning=True
+    )
     weight_decay: float | None = _flag(None, "Peak weight decay.", learning=True)
     limit: int | None = _flag(None, "Use only so many images, a random subset by key.", learning=True)
     seed: int = _flag(0, "Seed of all random numbers.", learning=True)

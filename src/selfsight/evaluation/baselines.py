@@ -1,7 +1,8 @@
 """What a score stands beside: raw pixels, and the same encoder at random initialisation.
 
-A random encoder's batch norm would divide by statistics of nothing, so they are calibrated on the data first: without
-that the baseline is a straw man.
+Neither is a straw man. A random encoder's batch norm would divide by statistics of nothing, so they are calibrated on
+the data. Pixels are centred by ImageNet's normalisation: cosines of what is never negative hardly differ (of 10,000
+images of CIFAR-10, kNN gets 31 % right on pixels as they are, 38 % on normalised ones).
 """
 
 import copy
@@ -20,16 +21,19 @@ from selfsight.encoders.build import build_encoder
 from selfsight.encoders.protocol import Encoder
 from selfsight.evaluation.stream import Place, moved
 from selfsight.parts.batchnorm import calibrate_
+from selfsight.views.pipelines import plain_view
 from selfsight.views.protocol import Views
+from selfsight.views.view import IMAGENET
 
 PIXELS = 32
 """Raw pixels are compared at this many pixels a side, whatever the images' own size."""
+PIXEL_VIEW = plain_view(PIXELS, IMAGENET)
 CALIBRATION = 2048
 """Images, chosen by key, that a random encoder's batch norm is calibrated on."""
 
 
 class RawPixels(nn.Module):
-    """Pixels as they are, flattened: the encoder that has learnt nothing and lost nothing.
+    """Pixels, flattened: the encoder that has learnt nothing and lost nothing.
 
     >>> RawPixels(channels=3, size=4)(torch.zeros(2, 3, 4, 4)).shape
     torch.Size([2, 48])

@@ -15,7 +15,7 @@ from selfsight.encoders.protocol import Encoder
 from selfsight.engine.checkpoint import write_atomically
 from selfsight.engine.run import OpenRun, cache_folder
 from selfsight.errors import UserError, unknown
-from selfsight.evaluation.baselines import PIXELS, RawPixels, fresh, random_encoder
+from selfsight.evaluation.baselines import PIXEL_VIEW, RawPixels, fresh, random_encoder
 from selfsight.evaluation.features import Precision
 from selfsight.evaluation.linear_sgd import Paper
 from selfsight.evaluation.processes import processes
@@ -23,7 +23,6 @@ from selfsight.evaluation.protocols import ALIASES, MEASURES, Contender, Finding
 from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, Subject, channels_of, labelled, open_pair, open_subject
 from selfsight.evaluation.table import percent, show_table
-from selfsight.views.pipelines import plain_view
 from selfsight.views.protocol import Views
 
 NAMES = {"trained": "trained", "random": "random encoder", "pixels": "raw pixels", "scratch": "from scratch"}
@@ -166,7 +165,7 @@ def _contenders(
     by_label = [name for name in frozen if name != "quality"]
     if by_label:
         raw = RawPixels(channels=channels_of(subject.encoder))
-        yield Contender(name="pixels", encoder=cast(Encoder, raw), plain=plain_view(PIXELS, None)), by_label
+        yield Contender(name="pixels", encoder=cast(Encoder, raw), plain=PIXEL_VIEW), by_label
 
 
 def _numbers(name: str, found: Mapping[str, Finding], subject: Subject, how: Settings) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from selfsight.engine.checkpoint import write_atomically
 from selfsight.engine.machine import cpu_name
 from selfsight.engine.run import OpenRun, cache_folder, versions
 from selfsight.errors import TrainingError, UserError
-from selfsight.evaluation.baselines import PIXELS, RawPixels, random_encoder
+from selfsight.evaluation.baselines import PIXEL_VIEW, RawPixels, random_encoder
 from selfsight.evaluation.protocols import Contender, Settings, knn, linear_by_lbfgs
 from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, labelled, open_subject
@@ -172,7 +172,7 @@ def _add_baselines(results: dict[str, Any], data: LabelledData, encoder: Mapping
     known = results["baselines"]
     if "pixels" not in known:
         raw = cast(Encoder, RawPixels(channels=3))
-        known["pixels"] = _scores(Contender(name="pixels", encoder=raw, plain=plain_view(PIXELS, None)), data, how)
+        known["pixels"] = _scores(Contender(name="pixels", encoder=raw, plain=PIXEL_VIEW), data, how)
     options = dict(encoder)
     backbone = options.pop("backbone")
     if backbone not in known:

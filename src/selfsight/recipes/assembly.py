@@ -11,6 +11,7 @@ from selfsight.encoders.build import build_encoder
 from selfsight.errors import UserError, unknown
 from selfsight.flags import Flags
 from selfsight.recipes import catalogue
+from selfsight.recipes.quick import quick
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting
 from selfsight.schedules import constant
 
@@ -66,6 +67,8 @@ def assemble(
         recipe = function(setting, **hyper)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if flags.optimiser == "adamw":
+        recipe = quick(recipe)
     recipe = replace(recipe, optimisers=_override(recipe.optimisers, flags))
     if recipe.batch_size > samples:
         raise UserError(

@@ -15,6 +15,7 @@ layers. It is the one official column that names a ResNet-18; the paper's append
 is half the code's, which matters to the parameters that LARS does not adapt.
 """
 
+from dataclasses import replace
 from functools import partial
 
 from torch import nn
@@ -44,7 +45,9 @@ CARDS = {
 }
 
 
-def simclr(at: Setting, *, temperature: float | None = None, projection: int = 128) -> Recipe[TwoViews]:
+def simclr(
+    at: Setting, *, temperature: float | None = None, projection: int = 128, smallest_crop: float = 0.08
+) -> Recipe[TwoViews]:
     """SimCLR: two views agree against all other images of the batch.
 
     Parameters
@@ -55,6 +58,8 @@ def simclr(at: Setting, *, temperature: float | None = None, projection: int = 1
         The loss's temperature. Default: 0.1, for small images 0.5.
     projection
         Width of the projection.
+    smallest_crop
+        The least share of an image's area that a view shows.
     """
     batch = at.batch_size or (512 if at.small else 4096)
     tau = temperature or (0.5 if at.small else 0.1)
@@ -68,6 +73,7 @@ def simclr(at: Setting, *, temperature: float | None = None, projection: int = 1
     )
     method = SimCLR(at.encoder, projector, loss=partial(nt_xent, temperature=tau))
     set_scope_(method, "all")  # within one process's statistics the two views would recognise each other
+    view = augment.simclr(at.image_size, strength=0.5 if at.small else 1.0, blur=not at.small)
     peak = (1.0 if at.small else 0.3) * batch / 256
     main = OptimiserSpec(
         build=partial(LARS, momentum=0.9, eta=1e-3, variant="simclr"),
@@ -77,7 +83,7 @@ def simclr(at: Setting, *, temperature: float | None = None, projection: int = 1
     )
     return Recipe(
         method=method,
-        views=two_views(augment.simclr(at.image_size, strength=0.5 if at.small else 1.0, blur=not at.small)),
+        views=two_views(replace(view, scale=(smallest_crop, 1.0))),
         optimisers={"main": main},
         epochs=at.epochs or 1000,
         batch_size=batch,

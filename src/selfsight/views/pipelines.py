@@ -16,7 +16,7 @@ from torch import Tensor
 from selfsight.batches import Images, MaskedImages, MultiCrop, TwoViews
 from selfsight.keyed import Key, uniforms
 from selfsight.views import geometry
-from selfsight.views.protocol import Cuts, Plan
+from selfsight.views.protocol import Cuts, Plan, Views
 from selfsight.views.render import normalise_, render, sizes
 from selfsight.views.view import DRAWS, Interpolation, Normalise, View, boxes
 
@@ -56,7 +56,7 @@ class Pipeline(ABC, Generic[B]):
         return "\n".join(f"view {v + 1}: {view.describe()}" for v, view in enumerate(self.views))
 
     @property
-    def plain(self) -> "PlainView":
+    def plain(self) -> "Views[Images]":
         """The evaluation view: whole image, centre cut, the first view's size, normalisation and interpolation."""
         first = self.views[0]
         return plain_view(first.size, first.normalise, interpolation=first.interpolation)
@@ -141,7 +141,7 @@ class PlainView:
         return f"{start}centre {self.size} px{', normalise' if self.normalise else ''}"
 
     @property
-    def plain(self) -> "PlainView":
+    def plain(self) -> "Views[Images]":
         return self
 
 
