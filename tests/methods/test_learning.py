@@ -15,8 +15,9 @@ from selfsight.recipes import catalogue
 
 STEPS = 320
 MARGIN = {"rotation": 2.0, "moco_v1": 2.0, "moco_v2": 2.0, "simclr": 2.0, "barlow_twins": 1.0, "byol": 1.0}
-"""Points of linear accuracy above the same encoder untrained, after 320 updates of 64 images. Measured when this was
-written: SimCLR +5.8, Barlow Twins +3.1, BYOL +2.1; both MoCos above 5, RotNet above 3. Bits differ between processors."""
+"""Points of linear accuracy above the same encoder untrained, after 320 updates of 64 images. Measured when
+this was written: SimCLR +5.8, Barlow Twins +3.1, BYOL +2.1; both MoCos above 5, RotNet above 3. Bits differ between
+processors."""
 TOO_SHORT = {
     "swav": "320 updates of 32 images gave -1.0 points: assignments are balanced over too few images",
     "dino": "320 updates of 32 images gave +0.1 points: the teacher, a slow average, has hardly moved",
