@@ -62,12 +62,13 @@ def test_each_score_stands_beside_both_baselines(encoder, split) -> None:
 
 def test_the_pixels_baseline_is_of_pixels_at_32(encoder, split) -> None:
     result = evaluate(encoder, data="any", protocols=["knn"], k=3, quiet=True)["knn"]
-    train, test = (
-        torch.nn.functional.interpolate(
-            torch.stack([torch.from_numpy(s.read(i)) for i in range(len(s))]).float(), (32, 32), mode="bilinear"
-        ).flatten(1)
-        for s in split
-    )
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+    def seen(source: Source) -> torch.Tensor:
+        images = torch.stack([torch.from_numpy(source.read(i)) for i in range(len(source))]).float() / 255
+        return ((nn.functional.interpolate(images, (32, 32), mode="bilinear") - mean) / std).flatten(1)
+
+    train, test = (seen(source) for source in split)
     cosines = nn.functional.normalize(test) @ nn.functional.normalize(train).T
     top, where = cosines.topk(3)
     votes = torch.zeros(len(test), 4)

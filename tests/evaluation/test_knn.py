@@ -104,6 +104,12 @@ def test_score_has_all_three_numbers() -> None:
     assert got.top1 < got.top5 <= 1
 
 
+def test_a_class_without_a_vote_is_no_answer() -> None:
+    train, test = some(300, classes=8), some(100, classes=8, seed=1)
+    one = knn_score(train, test, k=1, classes=8)
+    assert one.top5 == one.top1
+
+
 def test_more_neighbours_than_features_is_refused() -> None:
     with pytest.raises(UserError, match="k is 20, but there are 5 training features"):
         knn_accuracy(some(5), some(3))

@@ -1,0 +1,90 @@
+"""Two processes give what one gives: features gathered in order, one embedded file, one classifier."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+WORK = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from conftest import Pictures, TinyEncoder
+from selfsight.distributed import rank, world_size
+from selfsight.evaluation.embed import embed
+from selfsight.evaluation.evaluate import evaluate
+from selfsight.evaluation.features import extract
+from selfsight.evaluation.linear_sgd import linear_sgd
+from selfsight.evaluation.processes import processes
+from selfsight.evaluation.subject import crop_of
+from selfsight.views.pipelines import plain_view
+
+out, plain = Path(sys.argv[2]), plain_view(16, None)
+torch.set_num_threads(1)
+torch.manual_seed(0)
+encoder = TinyEncoder()
+source, test = Pictures(41, broken=(5, 40)), Pictures(30, seed=1)
+with processes("cpu"):
+    x = extract(encoder, source, plain, batch_size=8)
+    scores = {}
+    for paper in ("moco", "mae"):
+        scores[paper] = linear_sgd(
+            encoder, Pictures(40), test, crop=crop_of(plain), plain=plain, classes=4, paper=paper, epochs=2,
+            batch_size=20, lr=1.0,
+        )[0].row()
+    torch.save({"x": x.x, "positions": x.positions, "labels": x.labels, "scores": scores["moco"]}, out / f"{rank()}.pt")
+    assert world_size() == int(sys.argv[3])
+assert not torch.distributed.is_initialized()
+for name in ("f.npy", "f.parquet"):
+    got = embed(encoder, data=source, out=out / name, batch_size=4, plain=plain)
+    assert (got.rows, got.shape, got.skipped) == (39, (32,), 2)
+"""
+
+
+def run(processes: int, script: Path, out: Path) -> None:
+    out.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, str(script), str(Path(__file__).parent), str(out), str(processes)]
+    children = []
+    for rank in range(processes):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        children.append(subprocess.Popen(command, env={**os.environ, **place}, stderr=subprocess.PIPE, text=True))
+    for child in children:
+        _, said = child.communicate(timeout=240)
+        assert child.returncode == 0, said
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415 - named in the script too
+
+    script = tmp_path / "work.py"
+    script.write_text(WORK)
+    for processes in (1, 2):
+        run(processes, script, tmp_path / str(processes))
+    one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("1/0.pt", "2/0.pt", "2/1.pt"))
+    expected = [i for i in range(41) if i not in (5, 40)]
+    for got in (one, first, second):
+        assert got["positions"].tolist() == expected
+        assert torch.allclose(got["x"], one["x"], atol=1e-6)
+        assert torch.equal(got["labels"], one["labels"])
+        assert got["scores"]["top1"] == pytest.approx(one["scores"]["top1"], abs=0.04)  # one image of 30
+    for name in ("f.npy", "f.npy.csv", "f.parquet"):
+        assert (tmp_path / "2" / name).exists()
+    assert np.allclose(np.load(tmp_path / "2/f.npy"), one["x"].numpy(), atol=1e-6)
+    table = pq.read_table(tmp_path / "2/f.parquet")
+    assert table["position"].to_pylist() == expected
+    assert np.allclose(np.stack(table["feature"].to_numpy(zero_copy_only=False)), one["x"].numpy(), atol=1e-6)
+    assert (tmp_path / "2/f.npy.csv").read_text() == (tmp_path / "1/f.npy.csv").read_text()
+    assert sorted(path.name for path in (tmp_path / "2").iterdir()) == sorted(
+        ["0.pt", "1.pt", "f.npy", "f.npy.csv", "f.parquet"]
+    )
