@@ -51,8 +51,9 @@ def build_encoder(
     adapts = image_size <= SMALL if small_stem is None else small_stem
     if name in OWN:
         if pretrained or drop_path or timm_options:
-            wrong = ["pretrained"] * pretrained + ["drop_path"] * bool(drop_path) + sorted(timm_options)
-            raise UserError(f"{name} has no {', '.join(wrong)}; leave it out or choose a timm model")
+            options = ", ".join(["drop_path"] * bool(drop_path) + sorted(timm_options))
+            wrong = "pretrained weights" if pretrained else f"option {options}"
+            raise UserError(f"{name} has no {wrong}; leave that out or choose a timm model")
         own = SmallCNN(channels, OWN[name])
         return Backbone(own, name=name, image_size=image_size, channels=channels, options={}, arguments=None)
     architecture, timm_options = _resolve(name, timm_options)

@@ -46,7 +46,12 @@ CARDS = {
 
 
 def simclr(
-    at: Setting, *, temperature: float | None = None, projection: int = 128, smallest_crop: float = 0.08
+    at: Setting,
+    *,
+    temperature: float | None = None,
+    projection: int = 128,
+    smallest_crop: float = 0.08,
+    strength: float | None = None,
 ) -> Recipe[TwoViews]:
     """SimCLR: two views agree against all other images of the batch.
 
@@ -60,6 +65,8 @@ def simclr(
         Width of the projection.
     smallest_crop
         The least share of an image's area that a view shows.
+    strength
+        Of the colour jitter. Default: 1, for small images 0.5.
     """
     batch = at.batch_size or (512 if at.small else 4096)
     tau = temperature or (0.5 if at.small else 0.1)
@@ -73,7 +80,7 @@ def simclr(
     )
     method = SimCLR(at.encoder, projector, loss=partial(nt_xent, temperature=tau))
     set_scope_(method, "all")  # within one process's statistics the two views would recognise each other
-    view = augment.simclr(at.image_size, strength=0.5 if at.small else 1.0, blur=not at.small)
+    view = augment.simclr(at.image_size, strength=strength or (0.5 if at.small else 1.0), blur=not at.small)
     peak = (1.0 if at.small else 0.3) * batch / 256
     main = OptimiserSpec(
         build=partial(LARS, momentum=0.9, eta=1e-3, variant="simclr"),

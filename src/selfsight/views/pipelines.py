@@ -56,7 +56,7 @@ class Pipeline(ABC, Generic[B]):
         return "\n".join(f"view {v + 1}: {view.describe()}" for v, view in enumerate(self.views))
 
     @property
-    def plain(self) -> "Views[Images]":
+    def plain(self) -> "PlainView":
         """The evaluation view: whole image, centre cut, the first view's size, normalisation and interpolation."""
         first = self.views[0]
         return plain_view(first.size, first.normalise, interpolation=first.interpolation)
@@ -112,7 +112,7 @@ def partition(u: Float[Tensor, "b n"], keep: int) -> tuple[Int[Tensor, "b k"], I
 
 
 @dataclass(frozen=True)
-class PlainView:
+class PlainView(Views[Images]):
     """Evaluation views of whole images: nothing is random, so the plan is empty. ``plain_view`` builds it."""
 
     size: int
@@ -141,7 +141,7 @@ class PlainView:
         return f"{start}centre {self.size} px{', normalise' if self.normalise else ''}"
 
     @property
-    def plain(self) -> "Views[Images]":
+    def plain(self) -> "PlainView":
         return self
 
 
