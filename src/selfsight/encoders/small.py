@@ -28,12 +28,17 @@ class Residual(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    """A residual net with one block a width, that pools to ``b`` by its last width."""
+    """A residual net with one block for each width after the first, that pools to ``b`` by its last width.
 
-    def __init__(self, channels: int = 3, widths: tuple[int, ...] = (32, 64, 128, 256)) -> None:
+    The stem halves the resolution at once: a stem that keeps it costs twice the time, and learnt no more.
+    """
+
+    def __init__(self, channels: int = 3, widths: tuple[int, ...] = (64, 128, 256)) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+            nn.Conv2d(channels, widths[0], 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
         )
         self.blocks = nn.Sequential(*(Residual(a, b) for a, b in pairwise(widths)))
         for module in self.modules():
