@@ -17,7 +17,8 @@ def main() -> None:
     parser.add_argument("--data", default=str(data))
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--cpu-minutes", type=float, default=12.0, help="of training, summed over threads")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=Path("runs/ladder"), help="where the runs are kept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "ladder.json")
     flags = parser.parse_args()
@@ -29,6 +30,7 @@ def main() -> None:
         cpu_minutes=flags.cpu_minutes,
         threads=flags.threads,
         seed=flags.seed,
+        runs=flags.runs,
     )
 
 

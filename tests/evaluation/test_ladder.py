@@ -10,7 +10,7 @@ import pytest
 from selfsight.data.protocol import Source
 from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation import ladder as module
-from selfsight.evaluation.ladder import encoder_of, ladder, whole_epochs
+from selfsight.evaluation.ladder import encoder_of, flags_of, ladder, whole_epochs
 from selfsight.evaluation.protocols import Finding
 from selfsight.evaluation.subject import Subject
 from selfsight.views.pipelines import plain_view
@@ -102,13 +102,32 @@ def test_an_unknown_method_is_refused_before_any_training(climb) -> None:
     assert not calls
 
 
-def test_transformers_where_the_paper_is_about_them() -> None:
+def test_transformers_only_where_a_method_needs_tokens() -> None:
     assert {name: encoder_of(name)["backbone"] for name in ("simclr", "mae", "dino")} == {
         "simclr": "small_cnn",
         "mae": "vit_tiny_patch16_224",
-        "dino": "vit_tiny_patch16_224",
+        "dino": "small_cnn",
     }
     assert encoder_of("mae")["patch_size"] == 4
+
+
+def test_a_short_training_has_an_optimiser_for_it() -> None:
+    assert flags_of("simclr") == {"backbone": "small_cnn", "optimiser": "adamw", "batch_size": 250, "lr": 4e-3}
+    assert flags_of("mae")["lr"] == 1e-3
+    assert flags_of("rotation") == {"backbone": "small_cnn"}
+
+
+def test_two_processes_may_fill_one_file(climb, tmp_path: Path) -> None:
+    """The second measures while the first is at work, and neither loses what the other wrote."""
+
+    def meanwhile(name: str, **flags: Any) -> Any:
+        if flags["epochs"] == 1:
+            climb(["byol"], [])
+        return Trained()
+
+    results = climb(["simclr"], [], train=meanwhile)
+    assert set(results["methods"]) == {"simclr", "byol"}
+    assert json.loads((tmp_path / "l.json").read_text()) == results
 
 
 def test_a_slow_method_still_gets_one_epoch() -> None:
