@@ -12,6 +12,7 @@ from selfsight.data.loader import Loader
 from selfsight.data.opening import open_data, open_splits
 from selfsight.data.protocol import DataError, Source
 from selfsight.data.splits import limited
+from selfsight.encoders.backbone import Backbone
 from selfsight.encoders.store import save_encoder
 from selfsight.engine.launch import is_launched, launch
 from selfsight.engine.loop import Ending, Execution, train
@@ -30,6 +31,7 @@ from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation.features import extract
 from selfsight.evaluation.knn import knn_accuracy
 from selfsight.flags import Flags, flags_from, seconds
+from selfsight.method import Method
 from selfsight.recipes import catalogue
 from selfsight.recipes.assembly import Assembly, assemble
 
@@ -97,9 +99,11 @@ def run_from_flags(
         flags, hyper = resumed_flags(method, flags, hyper, folder)
         flags = replace(flags, resume=True)
     source = _open_source(flags)
-    assembly = assemble(method, flags, hyper, samples=len(source), native=source.native)
-    if flags.init_from:
-        _init_from_(assembly, flags.init_from, method, say)
+    begun = open_run(flags.init_from) if flags.init_from and not flags.resume else None
+    start = begun.encoder().state_dict() if begun else None
+    assembly = assemble(method, flags, hyper, samples=len(source), native=source.native, start=start)
+    if begun:
+        say(f"begins with {_begin_with_(assembly.recipe.method, begun, method)} of {begun.path}")
     settings = {
         "selfsight": versions()["selfsight"],
         "method": method,
@@ -162,7 +166,9 @@ def _train(job: Job) -> Ending:
     if getattr(encoder, "channels_last", False):
         recipe.method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if flags.compile:
-        encoder.compile()
+        for module in recipe.method.modules():
+            if isinstance(module, Backbone):  # the encoder, and a target or a student beside it
+                module.compile()
     loader = Loader(
         job.source,
         recipe.views,
@@ -218,24 +224,14 @@ def _probe(job: Job) -> Callable[[], float] | None:
     return score
 
 
-def _init_from_(assembly: Assembly, run: Path, method: str, say: Say) -> None:
-    """Begins with another run's weights: the whole method where it is the same, else the encoder."""
-    begun = open_run(run)
-    if begun.method == method:
-        state = begun.recipe().method.state_dict()
-        mine = assembly.recipe.method.state_dict()
-        if state.keys() == mine.keys() and all(state[k].shape == mine[k].shape for k in mine):
-            assembly.recipe.method.load_state_dict(state)
-            say(f"begins with all weights of {run}")
-            return
-    try:
-        assembly.encoder.load_state_dict(begun.encoder().state_dict())
-    except RuntimeError:
-        raise UserError(
-            f"--init-from {run} is a {begun.settings['resolved']['backbone']} at {begun.image_size} px; "
-            f"its weights do not fit {assembly.resolved['backbone']} at {assembly.resolved['image_size']} px"
-        ) from None
-    say(f"begins with the encoder of {run}")
+def _begin_with_(method: Method, begun: OpenRun, name: str) -> str:
+    """Takes all of another run's weights where it is the same method; the encoder's are there already."""
+    if begun.method == name and (begun.path / "checkpoints" / "last.pt").exists():
+        state, mine = begun.recipe().method.state_dict(), method.state_dict()
+        if state.keys() == mine.keys() and all(state[key].shape == mine[key].shape for key in mine):
+            method.load_state_dict(state)
+            return "all weights"
+    return "the encoder"
 
 
 def _same_data(folder: Path, settings: Mapping[str, Any]) -> None:

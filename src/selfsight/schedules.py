@@ -12,13 +12,14 @@ class Curve:
     """A schedule that knows its peak, so that one flag (``--lr``) can move the whole of it.
 
     >>> half = warmup_cosine(0.3, warmup_epochs=10).with_peak(0.15)
-    >>> half(Clock(step=100, steps=1000, epoch=10, epochs=100))
-    0.15
+    >>> half(Clock(step=100, steps=1000, epoch=10, epochs=100)), str(half)
+    (0.15, 'warm-up 10 epochs (at most a tenth) to 0.15, cosine')
     """
 
     shape: Callable[[Clock], float]
     peak: float
-    text: str
+    words: Callable[[float], str]
+    """What it says of itself, for a scale."""
     scale: float = 1.0
 
     def __call__(self, clock: Clock) -> float:
@@ -29,15 +30,15 @@ class Curve:
         if self.peak == 0:
             raise ValueError("a schedule that is zero everywhere has no peak to move")
         scale = peak / self.peak
-        return replace(self, peak=peak, scale=self.scale * scale, text=f"{self.text} x {scale:.6g}")
+        return replace(self, peak=peak, scale=self.scale * scale)
 
     def __str__(self) -> str:
-        return self.text
+        return self.words(self.scale)
 
 
 def constant(value: float) -> Curve:
     """``value`` at all times."""
-    return Curve(lambda clock: value, abs(value), f"constant {value:g}")
+    return Curve(lambda clock: value, abs(value), lambda scale: f"constant {scale * value:g}")
 
 
 def linear(start: float, end: float, *, epochs: float | None = None) -> Curve:
@@ -48,7 +49,7 @@ def linear(start: float, end: float, *, epochs: float | None = None) -> Curve:
         return start + (end - start) * min(clock.step / span, 1.0) if span else end
 
     over = "" if epochs is None else f" over {epochs:g} epochs"
-    return Curve(at, max(abs(start), abs(end)), f"linear {start:g} -> {end:g}{over}")
+    return Curve(at, max(abs(start), abs(end)), lambda scale: f"linear {scale * start:g} -> {scale * end:g}{over}")
 
 
 def cosine(start: float, end: float) -> Curve:
@@ -57,7 +58,7 @@ def cosine(start: float, end: float) -> Curve:
     def at(clock: Clock) -> float:
         return end + (start - end) * (1 + math.cos(math.pi * clock.progress)) / 2
 
-    return Curve(at, max(abs(start), abs(end)), f"cosine {start:g} -> {end:g}")
+    return Curve(at, max(abs(start), abs(end)), lambda scale: f"cosine {scale * start:g} -> {scale * end:g}")
 
 
 def warmup_cosine(peak: float, *, warmup_epochs: float, start: float = 0.0, end: float = 0.0) -> Curve:
@@ -73,8 +74,11 @@ def warmup_cosine(peak: float, *, warmup_epochs: float, start: float = 0.0, end:
         rest = (clock.step - warmup) / max(clock.steps - warmup, 1)
         return end + (peak - end) * (1 + math.cos(math.pi * min(rest, 1.0))) / 2
 
-    tail = f" -> {end:g}" if end else ""
-    return Curve(at, peak, f"warm-up {warmup_epochs:g} epochs to {peak:g}, cosine{tail}")
+    def words(scale: float) -> str:
+        tail = f" -> {scale * end:g}" if end else ""
+        return f"warm-up {warmup_epochs:g} epochs (at most a tenth) to {scale * peak:g}, cosine{tail}"
+
+    return Curve(at, peak, words)
 
 
 def steps(peak: float, *, at: Sequence[float], factor: float) -> Curve:
@@ -88,4 +92,5 @@ def steps(peak: float, *, at: Sequence[float], factor: float) -> Curve:
     def value(clock: Clock) -> float:
         return peak * factor ** sum(clock.progress >= share for share in at)
 
-    return Curve(value, peak, f"{peak:g}, x {factor:g} at {', '.join(f'{share:.0%}' for share in at)}")
+    when = ", ".join(f"{share:.0%}" for share in at)
+    return Curve(value, peak, lambda scale: f"{scale * peak:g}, x {factor:g} at {when}")

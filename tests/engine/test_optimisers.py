@@ -68,7 +68,7 @@ def test_lars_follows_the_table(variant, clip, groups):
     net, start = model(), [p.detach().clone() for p in model().parameters()]
     spec = OptimiserSpec(
         build=partial(LARS, variant=variant, momentum=0.8, eta=0.02, clip=clip),
-        lr=Curve(lambda clock: RATES[clock.step], max(RATES), "test"),
+        lr=Curve(lambda clock: RATES[clock.step], max(RATES), lambda scale: "test"),
         weight_decay=constant(0.3),
         groups=groups,
     )

@@ -32,6 +32,13 @@ def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[s
     return {key: float((a[key].double() - b[key].double()).abs().max()) if a[key].numel() else 0.0 for key in a}
 
 
+def moved(name: str, state: dict[str, torch.Tensor]) -> float:
+    """How far the encoder's parameters went: running statistics and queues move without any training."""
+    start = rig.exact(rig.build(name)).method
+    steps = [float((state[f"encoder.{key}"] - p.detach()).abs().max()) for key, p in start.encoder.named_parameters()]
+    return max(steps)
+
+
 def main(rank: int, meeting: str, out: Path) -> None:
     torch.set_num_threads(1)
     names = list(catalogue.cards())
@@ -52,7 +59,7 @@ def main(rank: int, meeting: str, out: Path) -> None:
                 "loss": apart,
                 "state": joined[worst],
                 "ranks": max(between.values()),
-                "moved": max(difference(alone[name][1], rig.exact(rig.build(name)).method.state_dict()).values()),
+                "moved": moved(name, alone[name][1]),
                 "worst": worst,
             }
     if rank == 0:

@@ -22,7 +22,7 @@ from selfsight.data.world_shapes import DISTANCES
 from selfsight.keyed import words
 
 CLASSES: tuple[str, ...] = tuple(DISTANCES)
-VERSION = 1
+VERSION = 2
 """Counts changes of what the scenes look like; caches of decoded images go by it."""
 
 _TEST = 1 << 31  # training scenes are numbered below, test scenes from here

@@ -16,6 +16,10 @@ OBJECTS = 2
 NUMBERS = 116
 """At least as many uniform numbers as a scene draws; a multiple of four."""
 _TURN = 2 * np.pi
+_ABOVE = (
+    7 / 12 * _TURN,
+    11 / 12 * _TURN,
+)  # light comes from above, give or take 60 degrees: pictures have an upper side
 _STROKES = 3  # behind the objects
 _RELIEF = 4.5  # an object's edge slopes over 1/4.5 of its radius
 
@@ -83,7 +87,7 @@ def scene(
     """Images ``[b 3 s s]`` (float, 0 to 255), masks and depths of scenes sorted by falling ``count``."""
     draws = Draws(uniforms)
     layers = _Layers(len(label), size, objects=int(count.max()))
-    light = _Light(*cos_sin(draws(0, _TURN)), ground=draws(0.3, 0.7))
+    light = _Light(*cos_sin(draws(*_ABOVE)), ground=draws(0.3, 0.7))
 
     layers.lay(
         stroke(draws, size, reach=(0.0, 0.5), width=(0.01, 0.03)), _stray(draws, light.ground), draws(0.15, 0.25)

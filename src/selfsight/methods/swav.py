@@ -95,7 +95,8 @@ class SwAV(Method[MultiCrop]):
         b, large = len(batch.index), len(batch.large)
         z_large = z[: large * b].detach().reshape(large, b, -1)
         scores = scores.reshape(-1, b, scores.shape[1])
-        q = self.assign(z_large, scores[:large].detach())
+        queueing = bool(self.queues) and clock.step >= self.queue_epoch * clock.steps_per_epoch
+        q = self.assign(z_large, scores[:large].detach(), remember=queueing)
         loss = swapped_prediction(scores, q, temperature=self.temperature)
 
         frozen = clock.step < self.frozen_epochs * clock.steps_per_epoch
@@ -105,26 +106,29 @@ class SwAV(Method[MultiCrop]):
             watch={"feature": h[:b].detach(), "projection": z_large[:2].flatten(0, 1), "assignment": q.flatten(0, 1)},
         )
 
-        if self.queues and clock.step >= self.queue_epoch * clock.steps_per_epoch:
+        if queueing:
             self._push_(z_large)
 
     @torch.no_grad()
-    def assign(self, z: Float[Tensor, "a b d"], scores: Float[Tensor, "a b k"]) -> Float[Tensor, "a b k"]:
-        """The assignments of each large crop, balanced over all processes' samples and the queue if that is full."""
+    def assign(
+        self, z: Float[Tensor, "a b d"], scores: Float[Tensor, "a b k"], *, remember: bool = True
+    ) -> Float[Tensor, "a b k"]:
+        """The assignments of each large crop, balanced over all processes' samples and the queue if that is full.
+
+        ``remember=False`` leaves the queue out.
+        """
         if self.queues and len(z) != len(self.queues):
             raise ValueError(f"SwAV has queues for {len(self.queues)} large crops but the batch has {len(z)}")
         assigned: list[Tensor] = []
         for crop, own in enumerate(scores):
-            before = self._remembered(crop)
+            before = self._remembered(crop) if remember and self.queues else None
             joined = own if before is None else torch.cat([before, own])
             q = sinkhorn(joined, epsilon=self.epsilon, iterations=self.iterations, gather=gather)
             assigned.append(q[-len(own) :])
         return torch.stack(assigned)
 
     def _remembered(self, crop: int) -> Tensor | None:
-        """The scores of this process's share of the queue; None while there is no full queue."""
-        if not self.queues:
-            return None
+        """The scores of this process's share of the queue; None until it is full."""
         keys = self.queues[crop].keys
         self._queue_full = self._queue_full or int(self.pushed) >= len(keys)
         return self.prototypes(keys.tensor_split(world_size())[rank()]) if self._queue_full else None

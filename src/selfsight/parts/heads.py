@@ -20,7 +20,7 @@ def mlp(
 
     Each hidden layer is linear (``bias``), batch norm (``norm``), ``activation``; the last is linear (``out_bias``) and
     ``out_norm``: no norm, batch norm with scale and shift (``affine``), with scale alone (``scale``, SimCLR), or with
-    neither (``plain``, Barlow Twins). ``init`` fills each weight matrix in place and sets biases to zero; without it
+    neither (``plain``, SimSiam). ``init`` fills each weight matrix in place and sets biases to zero; without it
     PyTorch's default stays.
 
     The heads of the papers, ``w`` being the encoder's width:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from selfsight.encoders.build import build_encoder
 from selfsight.errors import UserError, unknown
@@ -24,8 +25,12 @@ class Assembly:
     """A recipe and what was resolved on the way to it."""
 
     recipe: Recipe
-    encoder: Any
     resolved: dict[str, Any]
+
+    @property
+    def encoder(self) -> Any:
+        """What is kept and evaluated: the method's own choice, DINO's teacher for instance."""
+        return self.recipe.method.encoder
 
 
 def resolve_size(flags: Flags, native: tuple[int, int, int] | None) -> int:
@@ -36,9 +41,18 @@ def resolve_size(flags: Flags, native: tuple[int, int, int] | None) -> int:
 
 
 def assemble(
-    method: str, flags: Flags, hyper: Mapping[str, Any], *, samples: int, native: tuple[int, int, int] | None
+    method: str,
+    flags: Flags,
+    hyper: Mapping[str, Any],
+    *,
+    samples: int,
+    native: tuple[int, int, int] | None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Assembly:
-    """Builds encoder and recipe. Equal flags give equal weights: the seed is set here."""
+    """Builds encoder and recipe. Equal flags give equal weights: the seed is set here.
+
+    ``start`` is an encoder's state to begin with; it is there before the recipe is, whose momentum targets are copies.
+    """
     card = catalogue.card(method)
     function = catalogue.recipe_function(method)
     own = catalogue.hyper_parameters(method)
@@ -56,6 +70,8 @@ def assemble(
         encoder = build_encoder(
             backbone, image_size=size, channels=flags.channels, pretrained=flags.pretrained, **options
         )
+        if start is not None:
+            _begin_with_(encoder, start, f"{backbone} at {size} px")
         setting = Setting(
             encoder=encoder,
             image_size=size,
@@ -80,7 +96,15 @@ def assemble(
             f"--batch-size {recipe.batch_size} does not divide into {flags.devices} devices x "
             f"{flags.accumulate} micro-batches"
         )
-    return Assembly(recipe, encoder, _words(recipe, backbone, options, size))
+    return Assembly(recipe, _words(recipe, backbone, options, size))
+
+
+def _begin_with_(encoder: nn.Module, start: Mapping[str, Tensor], what: str) -> None:
+    try:
+        encoder.load_state_dict(start)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"--init-from: the run's encoder does not fit {what}: {reason}") from None
 
 
 def _override(specs: Mapping[str, OptimiserSpec], flags: Flags) -> dict[str, OptimiserSpec]:

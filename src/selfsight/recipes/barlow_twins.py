@@ -25,8 +25,8 @@ from selfsight.engine.optimisers import LARS
 from selfsight.methods.barlow_twins import BarlowTwins
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
-from selfsight.recipes.quick import quick
-from selfsight.recipes.recipe import Group, OptimiserSpec, Recipe, Setting, skip_vectors
+from selfsight.recipes.quick import on_the_world
+from selfsight.recipes.recipe import Group, OptimiserSpec, Recipe, Setting, positive, skip_vectors
 from selfsight.schedules import constant, warmup_cosine
 from selfsight.views import augment
 from selfsight.views.pipelines import two_views
@@ -63,6 +63,7 @@ def barlow_twins(at: Setting, *, weight: float = 0.0051, projection: int | None 
         Width of the three layers of the projector. Default: 8192, for small images 2048.
     """
     batch = at.batch_size or (256 if at.small else 2048)
+    positive(weight=weight, projection=projection)
     d = projection or (2048 if at.small else 8192)
     method = BarlowTwins(
         at.encoder,
@@ -102,4 +103,4 @@ def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
     encoder = build_encoder("tiny_cnn", image_size=32)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
-    return {"barlow_twins": quick(barlow_twins(at, projection=256))}
+    return {"barlow_twins": on_the_world(barlow_twins(at, projection=256, weight=0.02))}

@@ -12,7 +12,8 @@ momentum of 0.9995 (the paper's table, 1000 epochs).
 of the sheet, and the one that keeps the paper's optimiser and heads): batch 256, 1000 epochs, decay 1e-5, target
 momentum 0.99 to 1, its own LARS (η 0.02, clipped), no blur.
 
-**Differences**: solo-learn's heads have a bias in the last layer; here they are the official code's, without.
+**Differences**: solo-learn's heads have a bias in the last layer; here they are the official code's, without, and start
+as it does, from fan-in normals.
 """
 
 from functools import partial
@@ -23,8 +24,8 @@ from selfsight.engine.optimisers import LARS
 from selfsight.methods.byol import BYOL
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
-from selfsight.recipes.quick import quick
-from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, skip_vectors
+from selfsight.recipes.quick import on_the_world
+from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, positive, skip_vectors
 from selfsight.schedules import constant, cosine, warmup_cosine
 from selfsight.views import augment
 from selfsight.views.pipelines import two_views
@@ -59,6 +60,7 @@ def byol(at: Setting, *, momentum: float | None = None, projection: int = 256, h
     hidden
         Width of the hidden layer in both heads.
     """
+    positive(projection=projection, hidden=hidden)
     epochs = at.epochs or 1000
     batch = at.batch_size or (256 if at.small else 4096)
     row = next((row for longest, row in _BY_EPOCHS.items() if epochs <= longest), _BY_EPOCHS[1000])
@@ -93,4 +95,4 @@ def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
     encoder = build_encoder("tiny_cnn", image_size=32)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
-    return {"byol": quick(byol(at, projection=64, hidden=256))}
+    return {"byol": on_the_world(byol(at, projection=64, hidden=256))}

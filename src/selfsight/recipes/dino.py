@@ -42,7 +42,8 @@ from selfsight.methods.dino import DINO
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.parts.prototypes import DistillationHead
-from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, skip_vectors
+from selfsight.recipes.quick import on_the_world
+from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive, skip_vectors
 from selfsight.recipes.swav import small_size
 from selfsight.schedules import constant, cosine, linear, warmup_cosine
 from selfsight.views import augment
@@ -111,12 +112,12 @@ def dino(
     teacher_temperature
         The teacher's; above 0.04 it rises to it from there over 30 epochs. The authors found all above 0.07 unstable.
     momentum
-        The teacher's momentum at the start. Default: 0.996, rising to 1; for small images and convolutional nets 0.99
-        throughout.
+        The teacher's momentum at the start, rising to 1; for convolutional nets on small images, at all times. Default:
+        0.996, for the latter 0.99.
     centre_momentum
         The centre's momentum.
     frozen_epochs
-        How long the last layer stands still. Default: 1, for small images and convolutional nets 0.
+        How long the last layer stands still. Default: 1, for convolutional nets on small images 0.
     fixed_gain
         Keep the last layer's rows at unit length: safer; the authors' ViT-S goes without.
     small_crops
@@ -124,6 +125,7 @@ def dino(
     drop_path
         The student's stochastic depth. Default: 0.1 for transformers, else none.
     """
+    positive(outputs=outputs, student_temperature=student_temperature, teacher_temperature=teacher_temperature)
     column = _column(at)
     transformer = isinstance(at.encoder, TokenEncoder)
     small_net = at.small and not transformer
@@ -197,8 +199,10 @@ def _optimiser(small: bool, transformer: bool, batch: int) -> OptimiserSpec:
 def stochastic_depth_(encoder: Any, rate: float) -> None:
     """Gives a transformer's blocks drop path, growing linearly from 0 to ``rate``, unless it was built with its own."""
     blocks = getattr(getattr(encoder, "model", None), "blocks", None)
-    if not rate or blocks is None or any(isinstance(m, DropPath) for m in encoder.modules()):
+    if not rate or any(isinstance(m, DropPath) for m in encoder.modules()):
         return
+    if blocks is None or not all(hasattr(block, "drop_path1") and hasattr(block, "drop_path2") for block in blocks):
+        raise ValueError("--drop-path is for vision transformers, whose blocks have residual branches; leave it out")
     for block, share in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist(), strict=True):
         if share:
             block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
@@ -206,5 +210,5 @@ def stochastic_depth_(encoder: Any, rate: float) -> None:
 
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train, with small crops."""
-    at = Setting(encoder=build_encoder("tiny_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=32)
-    return {"dino": dino(at, outputs=256, momentum=0.9, frozen_epochs=1, small_crops=2)}
+    at = Setting(encoder=build_encoder("tiny_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=64)
+    return {"dino": on_the_world(dino(at, outputs=256, momentum=0.95, frozen_epochs=0.1, small_crops=1), least=0.5)}

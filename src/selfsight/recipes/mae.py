@@ -13,9 +13,10 @@ targets) are not what any published model was trained with.
 The default here is a ViT-Tiny, which gets a decoder of its own width and 4 blocks, as IcarusWizard/MAE gives it; a
 decoder of 512 would cost several times the encoder.
 
-**Differences**: an encoder that was trained before keeps its weights and positions, and trains both. A new one begins
-as MAE's: Xavier-uniform, fixed sine-cosine positions, class token N(0, 0.02). Where the ratio leaves no whole number of
-patches, one more is hidden, as in the code.
+**Differences**: an encoder that was trained before keeps its weights and positions, and trains both, unless the
+positions are MAE's own. A new one begins
+as MAE's: Xavier-uniform, fixed sine-cosine positions, class token N(0, 0.02). The patches that stay are rounded
+down after a product of floats, as in the code: of 100 at a ratio of 0.9 nine stay.
 """
 
 from functools import partial
@@ -31,7 +32,8 @@ from selfsight.encoders.protocol import TokenEncoder
 from selfsight.methods.mae import MAE
 from selfsight.parts.decoders import MaskedDecoder, xavier_
 from selfsight.parts.positions import sincos_2d
-from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, skip_vectors
+from selfsight.recipes.quick import on_the_world
+from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, positive, skip_vectors
 from selfsight.schedules import constant, warmup_cosine
 from selfsight.views import augment
 from selfsight.views.pipelines import masked_view
@@ -74,6 +76,7 @@ def mae(
     decoder_depth
         Blocks of the decoder. Default: 8, for small images 4.
     """
+    positive(decoder_width=decoder_width, decoder_depth=decoder_depth)
     encoder = at.encoder
     if not isinstance(encoder, TokenEncoder):
         raise ValueError(f"mae needs a vision transformer, not {_name(encoder)}; try --backbone vit_base_patch16_224")
@@ -114,15 +117,19 @@ def fresh_(encoder: TokenEncoder, image_size: int) -> None:
     Its norms tell: a new one's have no bias.
     """
     model: Any = getattr(encoder, "model", encoder)
-    if any(bool(m.bias.any()) for m in model.modules() if isinstance(m, nn.LayerNorm)):
-        return
+    trained = any(bool(m.bias.any()) for m in model.modules() if isinstance(m, nn.LayerNorm))
     positions = getattr(model, "pos_embed", None)
     grid = image_size // encoder.patch
+    if trained and not isinstance(positions, nn.Parameter):
+        return
     if not isinstance(positions, nn.Parameter) or positions.ndim != 3 or positions.shape[1] < grid * grid:
         raise ValueError(f"mae needs a transformer with one position for each patch; {_name(encoder)} has none")
-    xavier_(model)
     tokens = positions.shape[1] - grid * grid  # class and register tokens come first and have no position
     table = torch.cat([torch.zeros(tokens, positions.shape[2]), sincos_2d(positions.shape[2], grid, grid)])
+    if trained:  # by MAE itself, if its positions are these
+        positions.requires_grad_(not torch.equal(positions[0], table.to(positions)))
+        return
+    xavier_(model)
     with torch.no_grad():
         positions.copy_(table)
     positions.requires_grad_(False)
@@ -138,4 +145,4 @@ def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
     encoder = build_encoder("vit_tiny_patch16_224", image_size=32, patch_size=4, embed_dim=64, depth=2, num_heads=2)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
-    return {"mae": mae(at, decoder_depth=1)}
+    return {"mae": on_the_world(mae(at, decoder_depth=1), peak=2e-3)}

@@ -31,8 +31,8 @@ from selfsight.encoders.build import build_encoder
 from selfsight.methods.moco import MoCo
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
-from selfsight.recipes.quick import quick
-from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all
+from selfsight.recipes.quick import on_the_world
+from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive
 from selfsight.schedules import Curve, constant, cosine, steps, warmup_cosine
 from selfsight.views import augment
 from selfsight.views.pipelines import two_views
@@ -84,6 +84,7 @@ def moco_v1(
     symmetric
         Average the loss over both directions, with a queue for each view.
     """
+    positive(temperature=temperature, projection=projection)
     batch = at.batch_size or (512 if at.small else 256)
     peak = 0.03 * batch / 256
     if at.small:
@@ -130,6 +131,7 @@ def moco_v2(
     symmetric
         Average the loss over both directions, with a queue for each view. Default: for small images only.
     """
+    positive(temperature=temperature, projection=projection)
     batch = at.batch_size or 256
     w, d = at.encoder.width, projection or (256 if at.small else 128)
     usual = cosine(0.99, 0.999) if at.small else constant(0.999)
@@ -196,6 +198,6 @@ def tiny() -> dict[str, Recipe]:
         return Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
 
     return {
-        "moco_v1": quick(moco_v1(at(), queue=512, projection=64)),
-        "moco_v2": quick(moco_v2(at(), queue=512, projection=64)),
+        "moco_v1": on_the_world(moco_v1(at(), queue=512, projection=64)),
+        "moco_v2": on_the_world(moco_v2(at(), queue=512, projection=64)),
     }

@@ -43,6 +43,18 @@ class Group:
     """Whether LARS scales its step by the layer's trust ratio."""
 
 
+def positive(**given: float | None) -> None:
+    """Refuses hyper-parameters that must be above 0; None stands for the recipe's default.
+
+    >>> positive(temperature=0.0)
+    Traceback (most recent call last):
+    ValueError: --temperature must be greater than 0, not 0
+    """
+    for name, value in given.items():
+        if value is not None and value <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, not {value:g}")
+
+
 def decay_all(name: str, parameter: nn.Parameter) -> Group:
     """Every parameter decays and adapts (SwAV, RotNet)."""
     return Group()

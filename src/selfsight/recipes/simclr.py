@@ -12,7 +12,8 @@ ResNet-18): 1.0 x batch / 256, decay 1e-4, batch 512, 1000 epochs, τ 0.5, half 
 layers. It is the one official column that names a ResNet-18; the paper's appendix B.9 sweeps a ResNet-50.
 
 **Differences**: the official LARS has its learning rate inside the momentum (``variant="simclr"``), as here. The loss
-is half the code's, which matters to the parameters that LARS does not adapt.
+is half the code's: LARS rescales that away but for the decay, which so weighs twice as much beside the gradient, and
+but for the vectors, which it does not adapt.
 """
 
 from dataclasses import replace
@@ -27,8 +28,8 @@ from selfsight.losses.contrastive import nt_xent
 from selfsight.methods.simclr import SimCLR
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
-from selfsight.recipes.quick import quick
-from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, skip_vectors
+from selfsight.recipes.quick import on_the_world
+from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, positive, skip_vectors
 from selfsight.schedules import constant, warmup_cosine
 from selfsight.views import augment
 from selfsight.views.pipelines import two_views
@@ -66,10 +67,12 @@ def simclr(
     smallest_crop
         The least share of an image's area that a view shows.
     strength
-        Of the colour jitter. Default: 1, for small images 0.5.
+        Of the colour jitter, 0 for none. Default: 1, for small images 0.5.
     """
     batch = at.batch_size or (512 if at.small else 4096)
+    positive(temperature=temperature, projection=projection, smallest_crop=smallest_crop)
     tau = temperature or (0.5 if at.small else 0.1)
+    usual = 0.5 if at.small else 1.0
     w = at.encoder.width
     projector = heads.mlp(
         *(w, w, w, projection) if at.small else (w, w, projection),
@@ -80,7 +83,7 @@ def simclr(
     )
     method = SimCLR(at.encoder, projector, loss=partial(nt_xent, temperature=tau))
     set_scope_(method, "all")  # within one process's statistics the two views would recognise each other
-    view = augment.simclr(at.image_size, strength=strength or (0.5 if at.small else 1.0), blur=not at.small)
+    view = augment.simclr(at.image_size, strength=usual if strength is None else strength, blur=not at.small)
     peak = (1.0 if at.small else 0.3) * batch / 256
     main = OptimiserSpec(
         build=partial(LARS, momentum=0.9, eta=1e-3, variant="simclr"),
@@ -101,4 +104,4 @@ def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
     encoder = build_encoder("tiny_cnn", image_size=32)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
-    return {"simclr": quick(simclr(at))}
+    return {"simclr": on_the_world(simclr(at))}

@@ -33,7 +33,8 @@ from selfsight.methods.swav import SwAV
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.parts.prototypes import Prototypes
-from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all
+from selfsight.recipes.quick import on_the_world
+from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive
 from selfsight.schedules import constant, cosine, warmup_cosine
 from selfsight.views import augment
 from selfsight.views.pipelines import multi_crop
@@ -90,6 +91,7 @@ def swav(
     projection
         Width of the projection.
     """
+    positive(prototypes=prototypes, temperature=temperature, epsilon=epsilon, projection=projection)
     small = at.small
     batch = at.batch_size or (128 if small else 256)
     joined = 0 if small or batch >= 1024 else 3840
@@ -164,5 +166,6 @@ def small_size(at: Setting) -> int:
 
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train, with a queue and small crops."""
-    at = Setting(encoder=build_encoder("tiny_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=32)
-    return {"swav": swav(at, prototypes=64, queue=64, queue_epoch=2, frozen_epochs=1, small_crops=2, projection=64)}
+    at = Setting(encoder=build_encoder("tiny_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=64)
+    recipe = swav(at, prototypes=64, queue=128, queue_epoch=2, frozen_epochs=0.1, small_crops=1, projection=64)
+    return {"swav": on_the_world(recipe, least=0.5)}
