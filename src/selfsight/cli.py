@@ -1,9 +1,11 @@
 """The command line. Heavy imports stand inside the commands: ``selfsight list`` needs no torch."""
 
+import errno
 import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +34,9 @@ def main(words: Sequence[str] | None = None) -> None:
         _leave(str(error), 1, debug)
     except (UserError, *_data_errors()) as error:
         _leave(str(error), 2, debug)
+    except OSError as error:
+        full = "; free space, then --resume" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        _leave(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{full}", 2, debug)
 
 
 def _app(words: Sequence[str]) -> App:
@@ -102,8 +107,8 @@ def show(method: str, *, image_size: int = 224, samples: int = 1_281_167) -> Non
 
 def _pretrain_command(words: Sequence[str]) -> Any:
     """``pretrain`` with the flags of the method that the words name, if they name one."""
-    named = next((word for word in words[1:] if not word.startswith("-")), None) if words[:1] == ["pretrain"] else None
-    own = _own_parameters(named) if named in catalogue.cards() else []
+    named = next((word for word in words[1:] if word in catalogue.cards()), None) if words[:1] == ["pretrain"] else None
+    own = _own_parameters(named) if named else []
 
     def pretrain(method: str, **options: Any) -> None:
         from selfsight.pretraining import run_from_flags  # noqa: PLC0415
@@ -112,7 +117,8 @@ def _pretrain_command(words: Sequence[str]) -> Any:
         catalogue.card(method)
         hyper = {k: v for k, v in options.items() if k in mine and v is not None}
         flags = Flags(**{k: v for k, v in options.items() if k not in mine})
-        _, ended = run_from_flags(method, flags, hyper, say=lambda text: print(text, flush=True))
+        say = partial(print, flush=True)
+        _, ended = run_from_flags(method, flags, hyper, given=options.keys(), say=say)
         if ended == "stopped":
             raise SystemExit(130)
 
@@ -132,7 +138,11 @@ def _pretrain_command(words: Sequence[str]) -> Any:
     )
     pretrain.__signature__ = inspect.Signature([first, *own, *general])  # pyright: ignore[reportFunctionMemberAccess]
     pretrain.__annotations__ = {p.name: p.annotation for p in (first, *own, *general)}
-    pretrain.__doc__ = "Pretrain a backbone on images without labels."
+    pretrain.__doc__ = (
+        "Pretrain a backbone on images without labels.\n\n"
+        "`selfsight pretrain METHOD --help` shows the method's own flags too; "
+        "`selfsight pretrain --from RUN/run.yaml` repeats a run, with the flags given beside it put over its own."
+    )
     return pretrain
 
 
@@ -149,6 +159,7 @@ def _own_parameters(method: str) -> list[inspect.Parameter]:
 
 def _from_file(words: list[str]) -> list[str]:
     """``pretrain --from RUN.yaml`` is the command that the file repeats, with the flags given here put over it."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--from=") else [word])]
     if words[:1] != ["pretrain"] or "--from" not in words:
         return words
     at = words.index("--from")
@@ -177,8 +188,11 @@ def evaluate(
     data: str | None = None,
     protocol: str = "knn,linear",
     limit: int | None = None,
+    k: int = 20,
+    temperature: float = 0.07,
+    which: Literal["last", "best"] = "last",
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    workers: int = 0,
+    workers: int | None = None,
     epochs: int | None = None,
     labels: Path | None = None,
     seed: int = 0,
@@ -190,8 +204,11 @@ def evaluate(
         data: labelled images. Default: the run's own.
         protocol: of knn, linear, linear-sgd, finetune, quality; several with commas.
         limit: use only so many images of each split, by key.
+        k: neighbours that vote in knn.
+        temperature: of their votes.
+        which: the last weights, or the checkpoint with the best online probe.
         device: where to compute.
-        workers: processes that decode large images.
+        workers: processes that decode large images. Default: by the machine.
         epochs: length of the protocols that train. Default: the papers'.
         labels: CSV of path,label.
         seed: seed of subsets and of the random encoder.
@@ -204,6 +221,9 @@ def evaluate(
         data=data,
         protocols=tuple(part.strip() for part in protocol.split(",")),
         limit=limit,
+        k=k,
+        temperature=temperature,
+        which=which,
         device=pick_device(device),
         workers=workers,
         epochs=epochs,
@@ -219,8 +239,9 @@ def embed(
     out: Path = Path("features.parquet"),
     kind: Literal["pooled", "patches"] = "pooled",
     limit: int | None = None,
+    which: Literal["last", "best"] = "last",
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    workers: int = 0,
+    workers: int | None = None,
 ) -> None:
     """Writes the features of images to a parquet or npy file.
 
@@ -230,13 +251,15 @@ def embed(
         out: file to write, .parquet or .npy.
         kind: one vector an image, or one a patch.
         limit: only so many images, by key.
+        which: the last weights, or the checkpoint with the best online probe.
         device: where to compute.
-        workers: processes that decode large images.
+        workers: processes that decode large images. Default: by the machine.
     """
     from selfsight.engine.machine import pick_device  # noqa: PLC0415
     from selfsight.evaluation.embed import embed as embed_  # noqa: PLC0415
 
-    embed_(run, data=data, out=out, kind=kind, limit=limit, device=pick_device(device), workers=workers)
+    where = {"device": pick_device(device), "workers": workers}
+    embed_(run, data=data, out=out, kind=kind, limit=limit, which=which, **where)
     print(out)
 
 
@@ -245,6 +268,7 @@ def export(
     *,
     format: Literal["timm", "torchvision", "onnx", "huggingface", "safetensors"],
     out: Path | None = None,
+    which: Literal["last", "best"] = "last",
 ) -> None:
     """Hands the backbone over to timm, torchvision, ONNX or the Hub.
 
@@ -252,10 +276,11 @@ def export(
         run: the run's folder.
         format: what to write.
         out: where. Default: inside the run's folder.
+        which: the last weights, or the checkpoint with the best online probe.
     """
     from selfsight.engine.export import export as export_  # noqa: PLC0415
 
-    print(export_(run, format=format, out=out))
+    print(export_(run, format=format, out=out, which=which))
 
 
 def views(
@@ -286,6 +311,8 @@ def views(
     from selfsight.report.grid import views_grid  # noqa: PLC0415
 
     catalogue.card(method)
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out is {out}; the picture is a PNG, so its name must end in .png")
     source = open_data(data, image_size=image_size, seed=seed)
     flags = Flags(data=data, image_size=image_size, seed=seed, batch_size=1)
     made = assemble(method, flags, {}, samples=len(source), native=source.native)

@@ -1,12 +1,15 @@
 """The flags of a pretraining run, one dataclass for the command line, the Python face and run.yaml; no torch here."""
 
-from dataclasses import asdict, dataclass, field, fields
+import os
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from selfsight.errors import UserError, unknown
 
 Precision = Literal["auto", "32", "bf16", "16"]
+OBJECT = "python:"
+"""Stands in run.yaml before the type of data that only the Python program has."""
 Logger = Literal["tensorboard", "wandb", "mlflow"]
 
 
@@ -16,7 +19,11 @@ def _flag(default: Any, text: str, *, learning: bool = False) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """What every method takes. ``None`` leaves the choice to the recipe or to the data."""
+    """What every method takes. ``None`` leaves the choice to the recipe or to the data.
+
+    From Python ``data`` may be a torch data set or a ``Source`` too; such a run is of one process, and evaluating or
+    embedding it needs the data again.
+    """
 
     data: str = _flag("world", "Folder of images, list file, parquet, Hub or torchvision name, world.", learning=True)
     backbone: str | None = _flag(None, "Any timm model, small_cnn or tiny_cnn. Default: the paper's.", learning=True)
@@ -35,7 +42,7 @@ class Flags:
     limit: int | None = _flag(None, "Use only so many images, a random subset by key.", learning=True)
     seed: int = _flag(0, "Seed of all random numbers.", learning=True)
     init_from: Path | None = _flag(None, "A run whose weights to begin with.", learning=True)
-    labels: Path | None = _flag(None, "CSV of path,label for the online probe.")
+    labels: Path | None = _flag(None, "CSV of path,label for the online probe.", learning=True)
     devices: int = _flag(1, "Processes, one for each device.")
     device: Literal["auto", "cpu", "cuda"] = _flag("auto", "Where to train.")
     precision: Precision = _flag("auto", "auto is bf16 where the processor has it, else 32.")
@@ -54,10 +61,29 @@ class Flags:
 
     def check(self) -> None:
         """Refuses values that cannot be meant."""
-        for name in ("image_size", "epochs", "batch_size", "accumulate", "devices", "limit", "channels", "log_every"):
+        if self.backbone is not None and not isinstance(self.backbone, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UserError("backbone takes a name; a module of your own goes through wrap() and a recipe, see README")
+        if self.devices > 1 and not isinstance(self.data, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UserError("devices above 1 start new processes, which take data by name or path only")
+        for name in (
+            "image_size",
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "devices",
+            "limit",
+            "channels",
+            "log_every",
+            "threads",
+            "patch_size",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        for name in ("workers", "probe_every", "save_minutes", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 0")
         if self.lr is not None and not self.lr > 0:
             raise UserError(f"--lr is {self.lr}; it must be above 0")
         if self.resume and self.overwrite:
@@ -65,8 +91,13 @@ class Flags:
         seconds(self.max_time)
 
     def plain(self) -> dict[str, Any]:
-        """The flags as plain values for run.yaml."""
-        kept = {k: v for k, v in asdict(self).items() if k not in ("resume", "overwrite")}
+        """The flags as plain values for run.yaml, with paths that hold from any folder."""
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("resume", "overwrite")}
+        if not isinstance(self.data, str | Path):
+            kept["data"] = f"{OBJECT}{type(self.data).__name__}"
+        for name in ("data", "labels", "init_from"):
+            if kept[name] and os.path.exists(kept[name]):
+                kept[name] = os.path.abspath(kept[name])
         plain = {k: str(v) if isinstance(v, Path) else v for k, v in kept.items()}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 

@@ -1,25 +1,30 @@
 """Pretraining from flags to a finished run: the Python face behind ``selfsight pretrain``."""
 
+import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from selfsight.data.cache import cache_folder
 from selfsight.data.loader import Loader
 from selfsight.data.opening import open_data, open_splits
 from selfsight.data.protocol import DataError, Source
-from selfsight.data.splits import limited
+from selfsight.data.splits import channels_of, limited, with_labels
+from selfsight.data.workers import default_workers
 from selfsight.encoders.backbone import Backbone
 from selfsight.encoders.store import save_encoder
-from selfsight.engine.launch import is_launched, launch
+from selfsight.engine import checkpoint
+from selfsight.engine.journal import check_loggers
+from selfsight.engine.launch import PREPARED, is_launched, launch
 from selfsight.engine.loop import Ending, Execution, train
-from selfsight.engine.machine import Machine, open_machine, pick_device
+from selfsight.engine.machine import Machine, open_machine, pick_device, pick_precision
 from selfsight.engine.run import (
     OpenRun,
-    cache_folder,
     open_run,
     prepare_folder,
     read_settings,
@@ -72,6 +77,7 @@ def pretrain(method: str, *, say: Say | None = None, **options: Any) -> OpenRun:
         run = selfsight.pretrain("simclr", data="images/", backbone="resnet50", epochs=100)
         encoder = selfsight.load(run.path)
     """
+    given = set(options)
     own = catalogue.hyper_parameters(method)
     names = {f.name for f in fields(Flags)}
     unknown_or_own = {k: v for k, v in options.items() if k not in names}
@@ -79,31 +85,40 @@ def pretrain(method: str, *, say: Say | None = None, **options: Any) -> OpenRun:
     for name in unknown_or_own:
         if name not in own:
             flags_from({name: None})  # raises, with the nearest name
-    folder, _ = run_from_flags(method, flags, unknown_or_own, say=say or (lambda text: None), quiet=say is None)
+    tell = say or (lambda text: None)
+    folder, _ = run_from_flags(method, flags, unknown_or_own, given=given, say=tell, quiet=say is None)
     return open_run(folder)
 
 
 def run_from_flags(
-    method: str, flags: Flags, hyper: Mapping[str, Any], *, say: Say = print, quiet: bool = False
+    method: str,
+    flags: Flags,
+    hyper: Mapping[str, Any],
+    *,
+    given: Collection[str] = (),
+    say: Say = print,
+    quiet: bool = False,
 ) -> tuple[Path, Ending]:
-    """Carries out one run, in as many processes as it asks for; returns its folder and how it ended."""
+    """Carries out one run, in as many processes as it asks for; returns its folder and how it ended.
+
+    ``given`` names the flags that the call gives itself: a resumed run refuses those that would change it.
+    """
     flags.check()
     catalogue.card(method)
-    if pick_device(flags.device) == "cuda" and flags.devices > torch.cuda.device_count() and not is_launched():
+    kind = pick_device(flags.device)
+    if kind == "cuda" and flags.devices > torch.cuda.device_count() and not is_launched():
         raise UserError(f"--devices is {flags.devices} but this machine has {torch.cuda.device_count()} GPUs")
+    pick_precision(flags.precision, kind)
+    check_loggers(flags.logger)
     folder = flags.out or Path("runs") / "-".join(
-        [method, Path(flags.data).name.replace(":", "") or "data", (flags.backbone or "default").replace("/", "_")]
+        [method, _short(flags.data), (flags.backbone or "default").replace("/", "_")]
     )
     hyper = dict(hyper)
     if flags.resume:
-        flags, hyper = resumed_flags(method, flags, hyper, folder)
+        flags, hyper = resumed_flags(method, flags, hyper, folder, given)
         flags = replace(flags, resume=True)
     source = _open_source(flags)
-    begun = open_run(flags.init_from) if flags.init_from and not flags.resume else None
-    start = begun.encoder().state_dict() if begun else None
-    assembly = assemble(method, flags, hyper, samples=len(source), native=source.native, start=start)
-    if begun:
-        say(f"begins with {_begin_with_(assembly.recipe.method, begun, method)} of {begun.path}")
+    assembly = _assemble(method, flags, hyper, source, folder, say=say)
     settings = {
         "selfsight": versions()["selfsight"],
         "method": method,
@@ -122,20 +137,22 @@ def run_from_flags(
     }
     if flags.resume:
         _same_data(folder, settings)
-    child = is_launched()
-    if not flags.resume and not child:
-        prepare_folder(folder, flags)
-    if flags.devices > 1 and not child:
-        launch(flags.devices, arguments(method, replace(flags, out=folder), hyper))
-        return folder, "done" if (folder / "encoder.safetensors").exists() else "stopped"
+    if flags.devices > 1 and not is_launched():
+        if not flags.resume:
+            prepare_folder(folder, flags)
+        ended: Ending = launch(flags.devices, arguments(method, replace(flags, out=folder), hyper))
+        whole = (folder / "encoder.safetensors").exists()
+        return folder, ended if whole or ended == "stopped" else "max-time"
+    machine = open_machine(flags)
+    _together(machine, folder, flags, source)
     job = Job(
         flags=flags,
         source=source,
         assembly=assembly,
         folder=folder,
         settings=settings,
-        machine=open_machine(flags),
-        say=say,
+        machine=machine,
+        say=say if machine.first else (lambda text: None),
         quiet=quiet,
     )
     if job.machine.first:
@@ -145,6 +162,56 @@ def run_from_flags(
     if job.machine.first:
         _close(job, ended)
     return folder, ended
+
+
+def _short(data: object) -> str:
+    """The data in a word, for the name of a folder."""
+    name = Path(data).name if isinstance(data, str | Path) else type(data).__name__
+    return name.replace(":", "") or "data"
+
+
+def _together(machine: Machine, folder: Path, flags: Flags, source: Source) -> None:
+    """Makes the folder, if nobody has, and sees that all processes have the same data before any waits for another."""
+    wrong = ""
+    if machine.first and not flags.resume and PREPARED not in os.environ:
+        try:
+            prepare_folder(folder, flags)
+        except UserError as error:
+            wrong = str(error)
+    if machine.world > 1:
+        seen: list[tuple[str, str, int]] = [("", "", 0)] * machine.world
+        dist.all_gather_object(seen, (wrong, source.fingerprint, len(source)))
+        wrong = seen[0][0]
+        if not wrong and len(set(seen)) > 1:
+            sizes = ", ".join(f"{n:,} images" for _, _, n in seen)
+            wrong = f"the processes do not see the same data in {flags.data} ({sizes}); copy it anew"
+    if wrong:
+        raise UserError(wrong)
+
+
+def _assemble(
+    method: str, flags: Flags, hyper: Mapping[str, Any], source: Source, folder: Path, *, say: Say
+) -> Assembly:
+    """Encoder and recipe; weights to begin with are there before the recipe copies them.
+
+    A resumed run needs neither the run it began with nor the published weights: it takes its own, which tell the recipe
+    as well as those that the encoder was trained before.
+    """
+    if flags.channels != channels_of(source):
+        n = channels_of(source)
+        raise UserError(f"--channels is {flags.channels}, but the images of {source.name} have {n}; use --channels {n}")
+    begun, start, built = None, None, flags
+    if flags.resume and (flags.init_from or flags.pretrained):
+        state = checkpoint.load(folder / "checkpoints" / "last.pt")["method"]
+        start = {key.removeprefix("encoder."): x for key, x in state.items() if key.startswith("encoder.")}
+        built = replace(flags, pretrained=False)
+    elif flags.init_from:
+        begun = open_run(flags.init_from)
+        start = begun.encoder().state_dict()
+    assembly = assemble(method, built, hyper, samples=len(source), native=source.native, start=start)
+    if begun:
+        say(f"begins with {_begin_with_(assembly.recipe.method, begun, method)} of {begun.path}")
+    return assembly
 
 
 def _open_source(flags: Flags) -> Source:
@@ -214,12 +281,17 @@ def _probe(job: Job) -> Callable[[], float] | None:
         pair = open_splits(flags.data, image_size=size, labels=flags.labels, seed=flags.seed, channels=flags.channels)
     except (DataError, UserError):
         return None  # labels, but no two classes to tell apart
-    parts = [limited(source, n, seed=0) for source, n in zip(pair, (PROBE_TRAIN, PROBE_TEST), strict=True)]
-    place = {"device": job.machine.device, "workers": flags.workers or 0, "cache_dir": cache_folder()}
+    known = [with_labels(source) for source in pair]
+    if not all(len(source) for source in known):
+        return None
+    parts = [limited(source, n, seed=0) for source, n in zip(known, (PROBE_TRAIN, PROBE_TEST), strict=True)]
+    workers = default_workers(job.machine.world) if flags.workers is None else flags.workers
+    place = {"device": job.machine.device, "workers": workers, "cache_dir": cache_folder()}
+    k = min(20, len(parts[0]))
 
     def score() -> float:
         plain = assembly.recipe.views.plain
-        return float(knn_accuracy(*(extract(assembly.encoder, part, plain, **place) for part in parts)))
+        return float(knn_accuracy(*(extract(assembly.encoder, part, plain, **place) for part in parts), k=k))
 
     return score
 
@@ -247,6 +319,9 @@ def _tell(job: Job) -> None:
     resolved, machine = job.assembly.resolved, job.machine.describe()
     title = catalogue.card(job.settings["method"]).title
     job.say(f"{title} on {job.source.name}: {len(job.source):,} images at {resolved['image_size']} px")
+    if job.source.labels is not None:
+        job.say(f"labels ({len(job.source.classes)} classes) are for the online probe alone; "
+                "where the data have no test split, a fifth of each class is held back for it")  # fmt: skip
     width = job.assembly.encoder.width
     job.say(f"backbone {resolved['backbone']} (features of {width}), batch {resolved['batch_size']}, "
             f"{resolved['epochs']} epochs")  # fmt: skip

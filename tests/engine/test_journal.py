@@ -36,7 +36,8 @@ def test_a_resumed_run_forgets_what_it_will_write_again(tmp_path: Path) -> None:
         ("20", "1", "2"),
         ("40", "3", ""),
     ]
-    assert again.skips == 1
+    again.skip(3, "a.jpg", "cut short")  # heard of before
+    assert len((tmp_path / "skipped.csv").read_text().splitlines()) == 2
     assert rows(tmp_path / "skipped.csv")[0]["where"] == "a.jpg"
 
 

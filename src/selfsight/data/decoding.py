@@ -205,5 +205,5 @@ def fit_channels(image: UInt8[np.ndarray, "b h w"], channels: int) -> UInt8[np.n
     if len(image) == 3 and channels == 1:
         return np.asarray(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).convert("L"))[None]
     if len(image) != channels:
-        raise Unreadable(f"has {len(image)} channels where the data have {channels}")
+        raise Unreadable(f"has {len(image)} channels, not {channels}; --channels {len(image)} reads such images")
     return np.ascontiguousarray(image)

@@ -44,7 +44,8 @@ class Files:
 
     def where(self, position: int) -> str:
         """The file's path from the folder, or as the list gives it."""
-        return self.index.relative(position)
+        name = self.index.relative(position)
+        return os.fsencode(name).decode("utf-8", "backslashreplace")  # a name may be no UTF-8, a message must be
 
 
 def open_folder(root: Path, *, channels: int | None = None) -> Files:

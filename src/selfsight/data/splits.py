@@ -122,6 +122,12 @@ def limited(source: Source, limit: int | None, *, seed: int) -> Source:
     return Chosen(source, subset(len(source), limit, seed=seed), name=source.name)
 
 
+def with_labels(source: Source) -> Source:
+    """The images of ``source`` whose label is known."""
+    known = np.flatnonzero(source.labels >= 0) if source.labels is not None else np.zeros(0, dtype=np.int64)
+    return source if len(known) == len(source) else Chosen(source, known, name=source.name)
+
+
 def divided(source: Source) -> tuple[Source, Source]:
     """Train and test, 80/20 within each class by key; images without label are for training.
 

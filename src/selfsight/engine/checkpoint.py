@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from selfsight.errors import TrainingError, UserError
+from selfsight.errors import UserError
 
 FORMAT = 1
 
@@ -37,14 +37,24 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
             os.fsync(out.fileno())
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "PytorchStreamWriter" in str(error):
+        if is_full(error):
             kept = "the last good one is kept" if path.exists() else "none was saved before"
             text = f"the disk of {path.parent} is full: no checkpoint written, {kept}; free space, then --resume"
-            raise TrainingError(text) from error
+            raise UserError(text) from error
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a full disk or quota is at the bottom of ``error``: torch's writer raises its own error over it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def load(path: Path) -> dict[str, Any]:

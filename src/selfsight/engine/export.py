@@ -19,13 +19,20 @@ from torch import Tensor, nn
 from selfsight.encoders.build import has_small_stem
 from selfsight.encoders.stem import adapt_stem
 from selfsight.encoders.store import load_encoder, read_facts, replace_file, save_encoder, weights
+from selfsight.engine.run import open_run
 from selfsight.errors import UserError, unknown
 
 Format = Literal["timm", "torchvision", "onnx", "huggingface", "safetensors"]
 TOLERANCE = 1e-5
 
 
-def export(run: Path | str | nn.Module, format: Format, out: Path | str | None = None) -> Path:
+def export(
+    run: Path | str | nn.Module,
+    format: Format,
+    out: Path | str | None = None,
+    *,
+    which: Literal["last", "best"] = "last",
+) -> Path:
     """Writes the encoder of ``run`` in ``format`` and returns the path of what was written.
 
     - ``timm``: ``model.safetensors``, strictly loadable into ``timm.create_model``, and a README that shows how;
@@ -35,9 +42,11 @@ def export(run: Path | str | nn.Module, format: Format, out: Path | str | None =
     - ``safetensors``: selfsight's own two files, for ``selfsight.encoders.store.load_encoder``.
 
     Args:
-        run: a run's folder (any folder with ``encoder.safetensors``), or an encoder.
+        run: a run's folder (any folder with ``encoder.safetensors``), or an encoder. A run that has not ended is taken
+            from its last checkpoint.
         format: as above.
         out: the folder to write, or for ONNX a file; by default ``export/FORMAT`` in the run, or here for an encoder.
+        which: a run's last weights, or the checkpoint with the best online probe.
 
     Raises ``UserError`` in one line where the format has no counterpart of the encoder.
     """
@@ -48,12 +57,20 @@ def export(run: Path | str | nn.Module, format: Format, out: Path | str | None =
     if isinstance(run, nn.Module):
         encoder = run
     else:
-        encoder, facts, place = load_encoder(run), read_facts(Path(run)), Path(run) / "export"
+        folder = Path(run)
+        encoder, facts, place = *_opened(folder, which), folder / "export"
     training = encoder.training
     try:
         return _WRITERS[format](encoder.eval(), facts, Path(out) if out is not None else place / format)
     finally:
         encoder.train(training)
+
+
+def _opened(folder: Path, which: Literal["last", "best"]) -> tuple[nn.Module, Mapping[str, Any]]:
+    if which == "last" and ((folder / "encoder.json").exists() or not (folder / "checkpoints").exists()):
+        return load_encoder(folder), read_facts(folder)
+    run = open_run(folder)
+    return run.encoder(which), {"method": run.method, "data": run.settings["data"]["name"]}
 
 
 def _timm(encoder: Any, facts: Mapping[str, Any], out: Path) -> Path:

@@ -29,8 +29,8 @@ class Table:
             with open(path, newline="", encoding="utf-8") as lines:
                 reader = csv.DictReader(lines)
                 self.columns += [name for name in reader.fieldnames or () if name not in self.columns]
-                rows = [row for row in reader if "step" not in row or int(row["step"]) < keep_below]
-        self.kept = len(rows)
+                rows = [row for row in reader if "step" not in row or _before(row["step"], keep_below)]
+        self.kept = rows
         self._write_all(rows)
 
     def _write_all(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -52,6 +52,11 @@ class Table:
             writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
+def _before(step: str | None, limit: int) -> bool:
+    """Whether a row is of an update before ``limit``; a row that a dying machine has torn is not."""
+    return bool(step) and step.isdecimal() and int(step) < limit
+
+
 class Journal:
     """The tables of one run, and the loggers that get the same numbers."""
 
@@ -61,7 +66,7 @@ class Journal:
         self.timings = Table(folder / "timings.csv", TIMINGS, keep)
         self.alarms = Table(folder / "alarms.csv", ALARMS, keep)
         self.skipped = Table(folder / "skipped.csv", SKIPPED, keep)
-        self.skips = self.skipped.kept
+        self._skipped = {row["position"] for row in self.skipped.kept}
         self._loggers = [_open_logger(name, folder, settings) for name in loggers]
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
@@ -71,28 +76,37 @@ class Journal:
             log(numbers, row["step"])
 
     def skip(self, position: int, where: str, reason: str) -> None:
-        self.skips += 1
-        self.skipped.add({"position": position, "where": where, "reason": reason})
+        """Once for each image, over all parts of a run."""
+        if str(position) not in self._skipped:
+            self._skipped.add(str(position))
+            self.skipped.add({"position": position, "where": where, "reason": reason})
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Refuses a logger that is not installed."""
+    for name in names:
+        try:
+            importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
+        except ImportError:
+            raise UserError(f"--logger {name} needs it installed: pip install 'selfsight[{name}]'") from None
 
 
 def _open_logger(name: str, folder: Path, settings: Mapping[str, Any]) -> Any:
-    try:
-        if name == "tensorboard":
-            writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+    check_loggers([name])
+    if name == "tensorboard":
+        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
 
-            def to_tensorboard(numbers: Mapping[str, float], step: int) -> None:
-                for key, value in numbers.items():
-                    writer.add_scalar(key, value, step)
-                writer.flush()
+        def to_tensorboard(numbers: Mapping[str, float], step: int) -> None:
+            for key, value in numbers.items():
+                writer.add_scalar(key, value, step)
+            writer.flush()
 
-            return to_tensorboard
-        if name == "wandb":
-            wandb = importlib.import_module("wandb")
-            wandb.init(project="selfsight", name=folder.name, dir=str(folder), config=dict(settings), resume="allow")
-            return lambda numbers, step: wandb.log(dict(numbers), step=step)
-        mlflow = importlib.import_module("mlflow")
-        mlflow.set_experiment("selfsight")
-        mlflow.start_run(run_name=folder.name)
-        return lambda numbers, step: mlflow.log_metrics(dict(numbers), step=step)
-    except ImportError:
-        raise UserError(f"--logger {name} needs it installed: pip install 'selfsight[{name}]'") from None
+        return to_tensorboard
+    if name == "wandb":
+        wandb = importlib.import_module("wandb")
+        wandb.init(project="selfsight", name=folder.name, dir=str(folder), config=dict(settings), resume="allow")
+        return lambda numbers, step: wandb.log(dict(numbers), step=step)
+    mlflow = importlib.import_module("mlflow")
+    mlflow.set_experiment("selfsight")
+    mlflow.start_run(run_name=folder.name)
+    return lambda numbers, step: mlflow.log_metrics(dict(numbers), step=step)

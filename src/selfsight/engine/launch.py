@@ -7,10 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Literal
 
-from selfsight.errors import TrainingError
+from selfsight.errors import TrainingError, UserError
 
+GRACE = 10.0
+"""Seconds that the other processes get to leave by themselves after one has failed."""
+INTERRUPTED = 130
 _PLACE = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+
+
+PREPARED = "SELFSIGHT_PREPARED"
+"""Set for the children of ``launch``, whose folder the parent has made."""
 
 
 def is_launched() -> bool:
@@ -19,10 +27,11 @@ def is_launched() -> bool:
     return slurm or all(name in os.environ for name in ("RANK", "LOCAL_RANK"))
 
 
-def launch(processes: int, arguments: Sequence[str]) -> None:
-    """Runs ``python -m selfsight ARGUMENTS`` in each of ``processes`` processes and waits for all.
+def launch(processes: int, arguments: Sequence[str]) -> Literal["done", "stopped"]:
+    """Runs ``python -m selfsight ARGUMENTS`` in each of ``processes`` processes, waits for all, says how they ended.
 
-    Ctrl-C reaches the children by the terminal; SIGTERM is handed on. When one fails, the others are ended.
+    Ctrl-C reaches the children by the terminal; SIGTERM is handed on; either way they save and leave with 130. When one
+    fails, the others are told to leave and get ``GRACE`` seconds for it.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -32,7 +41,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     for rank in range(processes):
         place = dict(zip(_PLACE, map(str, (rank, rank, 0, processes, processes)), strict=True))
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **place}
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **place, PREPARED: "1"}
         children.append(subprocess.Popen([sys.executable, "-m", "selfsight", *arguments], env=environment))
 
     def hand_on(number: int, frame: object) -> None:
@@ -42,16 +51,24 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     before = signal.signal(signal.SIGTERM, hand_on), signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         while any(child.poll() is None for child in children):
-            if any(child.poll() not in (None, 0) for child in children):
-                time.sleep(2)  # the others may be leaving for the same reason
-                hand_on(0, None)
-                for child in children:
-                    child.kill() if child.poll() is None else None
-                break
+            if any(child.poll() not in (None, 0, INTERRUPTED) for child in children):
+                _end(children)
             time.sleep(0.1)
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])
     codes = [child.wait() for child in children]
-    if any(codes):
-        raise TrainingError(f"one of {processes} processes failed (exit codes {codes}); its message stands above")
+    if set(codes) <= {0, INTERRUPTED}:
+        return "stopped" if any(codes) else "done"
+    text = f"one of {processes} processes failed (exit codes {codes}); its message stands above"
+    raise UserError(text) if 2 in codes else TrainingError(text)
+
+
+def _end(children: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Gives the others time to leave for the same reason as the first; who waits for a dead process never will."""
+    until = time.monotonic() + GRACE
+    while time.monotonic() < until and any(child.poll() is None for child in children):
+        time.sleep(0.1)
+    for child in children:
+        if child.poll() is None:
+            child.kill()

@@ -90,6 +90,7 @@ def train(
             timings.count()
             saved.step = micro.step + 1
             observer.after_update(clock, update)
+            timings.mark("step")  # on a GPU reading the numbers waits for the steps
             over = saved.step == steps
             if probe and how.probe_every and (over or saved.step % (per_epoch * how.probe_every) == 0):
                 method.eval()
@@ -109,10 +110,14 @@ def train(
                 ended = "done" if over else "stopped" if stop else "max-time"
                 break
             if due:
+                observer.share_skips()
                 saved.write("last")
                 last_save = time.monotonic()
                 timings.skip()
+        observer.share_skips()
         saved.write("last")
+        if machine.world > 1:
+            dist.barrier()  # nobody leaves while the first is saving
     loader.close()
     return ended
 
@@ -128,7 +133,8 @@ class _Saved:
 
     def write(self, name: Literal["last", "best"]) -> None:
         if self.update.machine.device.type != "cpu" and not self.update.sound():
-            return  # weights may be damaged already: the last good checkpoint stays
+            self.observer.tell("not saved: the last gradient was not finite; the last good checkpoint stays")
+            return
         if not self.writes:
             return
         state = {

@@ -76,6 +76,15 @@ def pick_device(wanted: str) -> str:
     return "cuda" if found and wanted != "cpu" else "cpu"
 
 
+def pick_precision(wanted: str, kind: str) -> str:
+    """``auto`` is bf16 where it is fast, else 32; refuses 16 on a CPU."""
+    if wanted == "16" and kind == "cpu":
+        raise UserError("--precision 16 needs a GPU; use bf16 or 32 on a CPU")
+    if wanted != "auto":
+        return wanted
+    return "bf16" if has_bf16(torch.device(kind)) else "32"
+
+
 def open_machine(flags: Flags) -> Machine:
     """Joins the processes that were started together (torchrun, SLURM, MPI) and settles device and precision."""
     for name in ("lightning_fabric", "lightning.fabric"):
@@ -89,12 +98,7 @@ def open_machine(flags: Flags) -> Machine:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", flags.devices))
     processes = local * nodes
     strategy = DDPStrategy(process_group_backend="nccl" if kind == "cuda" else "gloo") if processes > 1 else "auto"
-    precision = flags.precision
-    if precision == "auto":
-        bf16 = torch.cuda.is_bf16_supported() if kind == "cuda" else has_bf16(torch.device(kind))
-        precision = "bf16" if bf16 else "32"
-    if precision == "16" and kind == "cpu":
-        raise UserError("--precision 16 needs a GPU; use bf16 or 32 on a CPU")
+    precision = pick_precision(flags.precision, kind)
     fabric = Fabric(
         accelerator=kind,
         devices=local,

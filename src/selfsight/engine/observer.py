@@ -1,8 +1,11 @@
 """What watches a run: tallies, monitors, journal and the live line, behind four calls of the loop."""
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import torch.distributed as dist
 
 from selfsight.engine.journal import Journal
 from selfsight.engine.machine import Machine
@@ -26,6 +29,7 @@ class Observer:
         self.quiet = quiet or not machine.first
         self.monitors, self.sums, self.timings = Monitors(), Sums(machine.device), Timings(batch)
         self.journal: Journal | None = None
+        self.unshared: list[tuple[int, str, str]] = []
 
     def open(self, folder: Path, *, step: int, settings: Mapping[str, Any], loggers: tuple[str, ...]) -> None:
         """Begins to write, keeping what an earlier part of the run wrote about updates before ``step``."""
@@ -38,6 +42,23 @@ class Observer:
         """Takes note of an image that could not be read."""
         if self.journal:
             self.journal.skip(position, where, reason)
+        else:
+            self.unshared.append((position, where, reason))
+
+    def share_skips(self) -> None:
+        """Gives the first process what the others could not read; all call it together."""
+        if self.machine.world == 1:
+            return
+        everyone: list[list[tuple[int, str, str]]] = [[]] * self.machine.world
+        dist.all_gather_object(everyone, self.unshared)
+        self.unshared.clear()
+        if self.journal:
+            for skip in chain.from_iterable(everyone):
+                self.journal.skip(*skip)
+
+    def tell(self, text: str) -> None:
+        """A line for the person who watches."""
+        self.progress.say(text)
 
     def see(self, objective: Objective) -> None:
         """Takes one objective's numbers and what it hands over to the monitors."""

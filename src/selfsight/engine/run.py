@@ -1,10 +1,9 @@
 """A run on disk: its folder, its settings, and the way back from a folder to a recipe, an encoder and the data."""
 
-import os
 import platform
 import shutil
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +15,14 @@ from selfsight.data.opening import open_data
 from selfsight.data.protocol import Source
 from selfsight.engine import checkpoint
 from selfsight.errors import UserError
-from selfsight.flags import LEARNING, Flags, flags_from
+from selfsight.flags import LEARNING, OBJECT, Flags, flags_from
 from selfsight.recipes.assembly import Assembly, assemble
 from selfsight.recipes.recipe import Recipe
 
 FORMAT = 1
 PARTS = (
     "run.yaml checkpoints encoder.safetensors encoder.json metrics.csv timings.csv alarms.csv skipped.csv "
-    "evaluation report.html"
+    "evaluation export report.html"
 ).split()
 """What a run puts into its folder: ``--overwrite`` deletes these and nothing else."""
 
@@ -58,8 +57,7 @@ def prepare_folder(folder: Path, flags: Flags) -> None:
                 f"{folder} holds another run; go on with it by --resume, delete it by --overwrite, "
                 "or choose another --out"
             )
-        for part in PARTS:
-            target = folder / part
+        for target in [*(folder / part for part in PARTS), *folder.glob("events.out.tfevents*")]:
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists, is not empty and holds no run; choose another --out")
@@ -69,20 +67,22 @@ def prepare_folder(folder: Path, flags: Flags) -> None:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another --out") from None
 
 
-def resumed_flags(method: str, flags: Flags, hyper: Mapping[str, Any], folder: Path) -> tuple[Flags, dict[str, Any]]:
+def resumed_flags(
+    method: str, flags: Flags, hyper: Mapping[str, Any], folder: Path, given: Collection[str]
+) -> tuple[Flags, dict[str, Any]]:
     """The flags to go on with: the run's own, with this call's execution flags.
 
-    A learning flag that this call gives another value is refused; one that it leaves alone is the run's.
+    A learning flag that this call gives (its name is in ``given``) with another value is refused; one that it leaves
+    alone is the run's.
     """
     settings = read_settings(folder)
     if settings["method"] != method:
         raise UserError(f"{folder} is a run of {settings['method']}, not of {method}; choose another --out")
-    before, standard = settings["flags"], Flags().plain()
-    now = flags.plain()
+    before, now = settings["flags"], flags.plain()
     differing = [
         f"--{name.replace('_', '-')} {before.get(name)} -> {now[name]}"
         for name in sorted(LEARNING)
-        if now[name] != standard[name] and now[name] != before.get(name)
+        if name in given and now[name] != before.get(name)
     ]
     own = settings.get("hyper", {})
     differing += [f"--{k.replace('_', '-')} {own.get(k)} -> {v}" for k, v in hyper.items() if own.get(k) != v]
@@ -93,6 +93,8 @@ def resumed_flags(method: str, flags: Flags, hyper: Mapping[str, Any], folder: P
         )
     execution = {f.name: getattr(flags, f.name) for f in fields(Flags) if f.name not in LEARNING}
     learning = {name: before[name] for name in LEARNING if name in before}
+    if str(learning.get("data", "")).startswith(OBJECT):
+        learning["data"] = flags.data  # given again; its fingerprint is compared
     return flags_from({**learning, **execution}), dict(own)
 
 
@@ -100,11 +102,6 @@ def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     names = ("selfsight", "torch", "torchvision", "timm", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def cache_folder() -> Path:
-    """Where decoded images and indices are kept: ``SELFSIGHT_CACHE``, else the user's cache folder."""
-    return Path(os.environ.get("SELFSIGHT_CACHE", Path.home() / ".cache" / "selfsight"))
 
 
 class OpenRun:
@@ -130,7 +127,8 @@ class OpenRun:
         """Encoder and recipe as the run was begun, before any training."""
         data = self.settings["data"]
         native = tuple(data["native"]) if data.get("native") else None
-        return assemble(self.method, self.flags, self.settings.get("hyper", {}), samples=data["samples"], native=native)
+        flags = replace(self.flags, pretrained=False)  # the run's own weights come over them
+        return assemble(self.method, flags, self.settings.get("hyper", {}), samples=data["samples"], native=native)
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
         """The recipe with the run's trained weights."""
@@ -138,13 +136,13 @@ class OpenRun:
         self.assembly.recipe.method.load_state_dict(state["method"])
         return self.assembly.recipe
 
-    def encoder(self) -> Any:
-        """The trained encoder, from encoder.safetensors or, for a run that has not ended, the last checkpoint."""
+    def encoder(self, which: Literal["last", "best"] = "last") -> Any:
+        """The trained encoder: encoder.safetensors, or a checkpoint's where the run has not ended or for ``best``."""
         from selfsight.encoders.store import load_encoder  # noqa: PLC0415 - imports timm
 
-        if (self.path / "encoder.safetensors").exists():
+        if which == "last" and (self.path / "encoder.safetensors").exists():
             return load_encoder(self.path).eval()
-        return self.recipe().method.encoder.eval()  # pyright: ignore[reportAttributeAccessIssue]
+        return self.recipe(which).method.encoder.eval()  # pyright: ignore[reportAttributeAccessIssue]
 
     def source(self, split: Literal["train", "test", "all"] = "train") -> Source:
         """The run's data."""

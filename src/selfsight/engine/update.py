@@ -14,6 +14,9 @@ from selfsight.recipes.recipe import Recipe
 GIVE_UP = 10
 """Updates in a row with a non-finite gradient after which a run stops."""
 
+LEAST_SCALE = 2.0**-20
+"""The gradient scaler starts at 2^16 and halves at each overflow: below this no gradient is finite at all."""
+
 
 class Updater:
     """Gives each objective's optimisers their step: the engine's side of a ``yield``."""
@@ -69,7 +72,13 @@ class Updater:
         return self.scaler.get_scale() >= scale
 
     def sound(self) -> bool:
-        """Whether the last gradient was finite, on every process alike. On a GPU asking waits for it."""
+        """Whether the last gradient was finite, on every process alike. On a GPU asking waits for it.
+
+        Under a gradient scaler overflows are part of the game and never reach the weights, until the scale has
+        shrunk to nothing.
+        """
+        if self.scaler.is_enabled():
+            return self.scaler.get_scale() > LEAST_SCALE
         return bool(torch.isfinite(self.norm))
 
     def refuse(self, loss: float) -> None:

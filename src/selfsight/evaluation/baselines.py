@@ -61,7 +61,7 @@ def fresh(encoder: Encoder, *, seed: int) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built: Any = encoder
-        if all(hasattr(built, name) for name in ("name", "image_size", "channels", "options")):
+        if getattr(built, "image_size", None) is not None:
             return build_encoder(built.name, image_size=built.image_size, channels=built.channels, **built.options)
         other = copy.deepcopy(cast(nn.Module, encoder))
         for name, part in other.named_modules():

@@ -10,10 +10,12 @@ import torch
 import torch.distributed as dist
 
 from selfsight import distributed
+from selfsight.data.cache import cache_folder
 from selfsight.data.opening import open_data
 from selfsight.data.protocol import Source
+from selfsight.data.workers import default_workers
 from selfsight.encoders.protocol import Encoder
-from selfsight.engine.run import OpenRun, cache_folder
+from selfsight.engine.run import OpenRun
 from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation.features import Features, Kind, OnSkip, Precision, feature_batches
 from selfsight.evaluation.processes import meet, processes
@@ -51,8 +53,9 @@ def embed(
     limit: int | None = None,
     labels: Path | None = None,
     device: str = "cpu",
+    which: Literal["last", "best"] = "last",
     batch_size: int = 256,
-    workers: int = 0,
+    workers: int | None = 0,
     precision: Precision = "32",
     seed: int = 0,
     plain: Views[Any] | None = None,
@@ -67,7 +70,7 @@ def embed(
     """
     out = Path(out)
     files_of(out, out.suffix)  # refuses another format before anything is opened
-    subject = open_subject(run, plain=plain)
+    subject = open_subject(run, plain=plain, which=which)
     flags = subject.run.flags if subject.run else None
     if data is None:
         data = flags.data if flags else "world"
@@ -98,7 +101,7 @@ def embed(
                 subject.plain,
                 device=place,
                 batch_size=batch_size,
-                workers=workers,
+                workers=default_workers(distributed.world_size()) if workers is None else workers,
                 cache_dir=cache_folder(),
                 kind=kind,
                 precision=precision,

@@ -6,14 +6,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from selfsight import distributed
 from selfsight.batches import Images
+from selfsight.data.cache import cache_folder
 from selfsight.data.protocol import Source
+from selfsight.data.workers import default_workers
 from selfsight.encoders.protocol import Encoder
 from selfsight.engine.checkpoint import write_atomically
-from selfsight.engine.run import OpenRun, cache_folder
+from selfsight.engine.run import OpenRun
 from selfsight.errors import UserError, unknown
 from selfsight.evaluation.baselines import PIXEL_VIEW, RawPixels, fresh, random_encoder
 from selfsight.evaluation.features import Precision
@@ -39,11 +41,12 @@ def evaluate(
     seed: int = 0,
     k: int = 20,
     temperature: float = 0.07,
+    which: Literal["last", "best"] = "last",
     paper: Paper | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    workers: int = 0,
+    workers: int | None = 0,
     precision: Precision = "32",
     plain: Views[Images] | None = None,
     quiet: bool = False,
@@ -60,9 +63,10 @@ def evaluate(
         device: ``cpu``, ``cuda`` or ``auto``.
         seed: of the subset, the held-out fifth, augmentation and random encoders.
         k, temperature: of the nearest neighbours.
+        which: a run's last weights, or the checkpoint with the best online probe.
         paper: whose linear probe ``linear-sgd`` is; ``mae`` for masked image models, else ``moco``.
         epochs, batch_size, lr: of ``linear-sgd`` and ``finetune``; the papers' by default, and saved either way.
-        workers: processes that decode large images.
+        workers: processes that decode large images; None takes as many as the machine has cores to spare.
         precision: ``32``, or ``bf16`` for the encoder's forward pass.
         plain: the evaluation view; the recipe's by default.
         quiet: print nothing.
@@ -72,9 +76,10 @@ def evaluate(
         ``quality`` the readings, with settings, data fingerprints, seed and version.
     """
     names = resolve_protocols(protocols)
-    subject = open_subject(run, plain=plain)
+    subject = open_subject(run, plain=plain, which=which)
     with processes(device) as where:
-        place = Place(device=where, workers=workers, cache_dir=cache_folder())
+        helpers = default_workers(distributed.world_size()) if workers is None else workers
+        place = Place(device=where, workers=helpers, cache_dir=cache_folder())
         how = Settings(
             k=k,
             temperature=temperature,

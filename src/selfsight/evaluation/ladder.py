@@ -15,12 +15,13 @@ from typing import Any, cast
 
 import torch
 
+from selfsight.data.cache import cache_folder
 from selfsight.data.opening import open_splits
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.protocol import Encoder
 from selfsight.engine.checkpoint import write_atomically
 from selfsight.engine.machine import cpu_name
-from selfsight.engine.run import OpenRun, cache_folder, versions
+from selfsight.engine.run import OpenRun, versions
 from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation.baselines import PIXEL_VIEW, RawPixels, random_encoder
 from selfsight.evaluation.protocols import Contender, Settings, knn, linear_by_lbfgs

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from torch import nn
@@ -41,7 +41,12 @@ class Subject:
         return about
 
 
-def open_subject(run: Path | str | OpenRun | Encoder, *, plain: Views[Images] | None = None) -> Subject:
+def open_subject(
+    run: Path | str | OpenRun | Encoder,
+    *,
+    plain: Views[Images] | None = None,
+    which: Literal["last", "best"] = "last",
+) -> Subject:
     """A run's trained encoder, or one that is at hand, with its evaluation view (``plain`` overrides it)."""
     if isinstance(run, nn.Module):
         size = getattr(run, "image_size", None)
@@ -49,7 +54,7 @@ def open_subject(run: Path | str | OpenRun | Encoder, *, plain: Views[Images] | 
             raise UserError(f"{type(run).__name__} does not say its image_size; give the evaluation view as plain=")
         return Subject(encoder=cast(Encoder, run), plain=plain or plain_view(cast(int, size), IMAGENET))
     opened = run if isinstance(run, OpenRun) else open_run(cast(Path, run))
-    return Subject(encoder=opened.encoder(), plain=plain or opened.assembly.recipe.views.plain, run=opened)
+    return Subject(encoder=opened.encoder(which), plain=plain or opened.assembly.recipe.views.plain, run=opened)
 
 
 def channels_of(encoder: Encoder) -> int:
