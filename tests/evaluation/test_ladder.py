@@ -21,8 +21,9 @@ Make = Callable[..., Source]
 class Trained:
     """What a stand-in for pretraining returns."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, finished: bool = True) -> None:
         self.settings = {"resolved": {"batch_size": 64}}
+        self.finished = finished
 
 
 @pytest.fixture
@@ -82,6 +83,14 @@ def test_a_method_that_fails_stops_no_other_and_is_tried_again(climb) -> None:
     assert "linear" in climb(["simclr", "byol"], [])["methods"]["simclr"]
 
 
+def test_an_interrupted_training_is_no_result(climb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    climb(["byol"], [])
+    monkeypatch.setattr(module, "whole_epochs", lambda seconds, minutes: 3)
+    with pytest.raises(KeyboardInterrupt):
+        climb(["simclr"], [], train=lambda name, **flags: Trained(finished=flags["epochs"] == 1))
+    assert set(json.loads((tmp_path / "l.json").read_text())["methods"]) == {"byol"}
+
+
 def test_other_rules_are_not_mixed_in(climb) -> None:
     climb(["simclr"], [])
     with pytest.raises(UserError, match=r"measured by other rules \(cpu_minutes 0.5 -> 2.0\)"):
@@ -120,7 +129,7 @@ def test_a_short_training_has_an_optimiser_for_it() -> None:
 
 def test_two_processes_may_fill_one_file(climb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second measures while the first is at work, and neither loses what the other wrote."""
-    monkeypatch.setattr(module, "whole_epochs", lambda seconds, minutes: 3)  # this stand-in takes no time
+    monkeypatch.setattr(module, "whole_epochs", lambda seconds, minutes: 3)  # these stand-ins take no time
 
     def meanwhile(name: str, **flags: Any) -> Any:
         if flags["epochs"] == 1:

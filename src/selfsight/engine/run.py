@@ -119,6 +119,11 @@ class OpenRun:
         return self.settings["method"]
 
     @property
+    def finished(self) -> bool:
+        """Whether the training came to its end: an interrupted one has checkpoints alone."""
+        return (self.path / "encoder.safetensors").exists()
+
+    @property
     def image_size(self) -> int:
         return self.settings["resolved"]["image_size"]
 
@@ -140,7 +145,7 @@ class OpenRun:
         """The trained encoder: encoder.safetensors, or a checkpoint's where the run has not ended or for ``best``."""
         from selfsight.encoders.store import load_encoder  # noqa: PLC0415 - imports timm
 
-        if which == "last" and (self.path / "encoder.safetensors").exists():
+        if which == "last" and self.finished:
             return load_encoder(self.path).eval()
         return self.recipe(which).method.encoder.eval()  # pyright: ignore[reportAttributeAccessIssue]
 

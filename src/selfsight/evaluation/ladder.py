@@ -167,6 +167,8 @@ def _climb(go: Train, folder: Path, rules: Rules, data: LabelledData, how: Setti
         epochs = whole_epochs(time.process_time() - start, rules.cpu_minutes)
         start, began = time.process_time(), time.perf_counter()
         run = go(epochs=epochs, out=folder)
+        if not run.finished:
+            raise KeyboardInterrupt  # the training has saved and left; half a training is no result
         spent, passed = time.process_time() - start, time.perf_counter() - began
     except TrainingError as error:  # the other methods still climb; the next call tries this one again
         return {"failed": str(error)}
