@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -267,6 +268,37 @@ def test_max_time_saves_and_leaves(tmp_path: Path, capsys: pytest.CaptureFixture
     main([*LONG, "--queue", "128", "--out", str(tmp_path / "run"), "--max-time", "0.1s"])
     assert "--max-time 0.1s is over: saved" in capsys.readouterr().out
     assert (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+
+
+def test_several_processes_that_are_interrupted_save_and_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [*LONG, "--queue", "128", "--out", str(out), "--devices", "2"]
+    process = started(words)
+    wait_for(lambda: steps_seen(out) >= 3, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, said
+    assert "interrupted: saved" in said
+    assert "failed" not in said
+    step = torch.load(out / "checkpoints" / "last.pt", weights_only=True)["step"]
+    assert step >= 3
+    said = done([*words, "--resume", "--max-time", "0.1s"])
+    assert "is over: saved" in said
+    assert torch.load(out / "checkpoints" / "last.pt", weights_only=True)["step"] > step
+
+
+def test_a_launchers_process_makes_its_folder_and_overwrites_nothing(tmp_path: Path) -> None:
+    """As torchrun starts one: with its environment, and nobody to make the folder before."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK"), "0")
+    place |= {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    words = ["pretrain", "simclr", *TINY, "--epochs", "1", "--no-report", "--out", str(tmp_path / "run")]
+    done(words, **place)
+    before = (tmp_path / "run" / "encoder.safetensors").read_bytes()
+    assert "holds another run" in done([*words, "--seed", "5"], code=2, **place)
+    assert (tmp_path / "run" / "encoder.safetensors").read_bytes() == before
 
 
 def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,7 +127,7 @@ def _pretrain_command(words: Sequence[str]) -> Any:
             f.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=f.default if f.default is not MISSING else None,
-            annotation=Annotated[f.type, Parameter(help=f.metadata["help"], group=RUN)],
+            annotation=Annotated[str if f.name == "data" else f.type, Parameter(help=f.metadata["help"], group=RUN)],
         )
         for f in fields(Flags)
     ]

@@ -25,7 +25,7 @@ class Flags:
     embedding it needs the data again.
     """
 
-    data: str = _flag("world", "Folder of images, list file, parquet, Hub or torchvision name, world.", learning=True)
+    data: Any = _flag("world", "Folder of images, list file, parquet, Hub or torchvision name, world.", learning=True)
     backbone: str | None = _flag(None, "Any timm model, small_cnn or tiny_cnn. Default: the paper's.", learning=True)
     patch_size: int | None = _flag(None, "Patch of a ViT in pixels. Default: as its name says.", learning=True)
     image_size: int | None = _flag(None, "Pixels a side. Default: the data's own up to 96, else 224.", learning=True)
@@ -63,7 +63,7 @@ class Flags:
         """Refuses values that cannot be meant."""
         if self.backbone is not None and not isinstance(self.backbone, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UserError("backbone takes a name; a module of your own goes through wrap() and a recipe, see README")
-        if self.devices > 1 and not isinstance(self.data, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if self.devices > 1 and not isinstance(self.data, str):
             raise UserError("devices above 1 start new processes, which take data by name or path only")
         for name in (
             "image_size",
@@ -93,7 +93,7 @@ class Flags:
     def plain(self) -> dict[str, Any]:
         """The flags as plain values for run.yaml, with paths that hold from any folder."""
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("resume", "overwrite")}
-        if not isinstance(self.data, str | Path):
+        if not isinstance(self.data, str):
             kept["data"] = f"{OBJECT}{type(self.data).__name__}"
         for name in ("data", "labels", "init_from"):
             if kept[name] and os.path.exists(kept[name]):
@@ -116,6 +116,8 @@ def flags_from(values: dict[str, Any]) -> Flags:
     for name in ("labels", "init_from", "out"):
         if typed.get(name) is not None:
             typed[name] = Path(typed[name])
+    if isinstance(typed.get("data"), Path):
+        typed["data"] = str(typed["data"])
     if "logger" in typed:
         typed["logger"] = tuple(typed["logger"])
     return Flags(**typed)

@@ -1,6 +1,7 @@
 """Checkpoints: atomic; refused in one line when damaged, foreign or newer; the last good one survives a full disk."""
 
 import errno
+import io
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from selfsight.engine import checkpoint
-from selfsight.errors import TrainingError, UserError
+from selfsight.errors import UserError
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -28,8 +29,31 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TrainingError, match="is full: no checkpoint written, the last good one is kept"):
+    with pytest.raises(UserError, match="is full: no checkpoint written, the last good one is kept"):
         checkpoint.save(path, {"step": 2})
+    monkeypatch.undo()
+    assert checkpoint.load(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("room", [0, 1000, 100_000])
+def test_a_disk_that_fills_up_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Torch's writer then raises an error of its own, over that of the disk."""
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+
+    class Disk(io.FileIO):
+        written = 0
+
+        def write(self, data: bytes) -> int:
+            self.written += len(data)
+            if self.written > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    monkeypatch.setattr(checkpoint, "open", Disk, raising=False)
+    with pytest.raises(UserError, match="is full: no checkpoint written, the last good one is kept"):
+        checkpoint.save(path, {"step": 2, "w": torch.zeros(100_000)})
     monkeypatch.undo()
     assert checkpoint.load(path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]

@@ -249,9 +249,9 @@ def test_layer_decay_of_an_encoder_is_its_models():
     groups = layer_decay(encoder, 0.5)
     named = dict(encoder.named_parameters())
     rates = [
-        groups(n, named[f"model.{n}"]).lr_scale for n in ("stem.0.weight", "blocks.0.bn1.bias", "blocks.2.bn2.weight")
+        groups(n, named[f"model.{n}"]).lr_scale for n in ("stem.0.weight", "blocks.0.bn1.bias", "blocks.1.bn2.weight")
     ]
-    assert rates == [0.5**4, 0.5**3, 0.5**1]
+    assert rates == [0.5**3, 0.5**2, 0.5**1]
 
 
 def test_layer_decay_says_what_it_lacks():
