@@ -10,7 +10,6 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +52,15 @@ def to_markdown(text: str) -> str:
     return re.sub(r"^\.\. math::((?:.*\n?)(?:[ \t]+\S.*\n?|[ \t]*\n(?=[ \t]+\S))*)", display, text, flags=re.MULTILINE)
 
 
-def measured() -> dict[str, list[dict[str, Any]]]:
-    """The committed results of each recipe: every row of ``benchmarks/results/*.json`` that names a method."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        for row in result.get("rows", []) if isinstance(result, Mapping) else []:
-            if isinstance(row, Mapping) and row.get("method") in cards():
-                found.setdefault(row["method"], []).append({"benchmark": path.stem, **row})
-    return found
+def ladder() -> dict[str, Any]:
+    """The committed ladder, ``benchmarks/results/ladder.json``; empty where there is none."""
+    path = ROOT / "benchmarks" / "results" / "ladder.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """What the ladder measured of each recipe; a training that failed was not measured."""
+    return {name: entry for name, entry in ladder().get("methods", {}).items() if "linear" in entry}
 
 
 def percent(value: Any) -> str:
@@ -77,11 +76,45 @@ def methods_table() -> str:
         "|---|---|--:|---|---|--:|--:|",
     ]
     for name, card in cards().items():
-        ladder = next((row for row in results.get(name, []) if row["benchmark"] == "ladder"), {})
+        scores = results.get(name, {})
         paper = f"[{card.title}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else card.title
-        scores = f"{percent(ladder.get('knn'))} | {percent(ladder.get('linear'))}"
-        lines.append(f"| `{name}` | {paper} | {card.year} | {card.family} | {card.fact} | {scores} |")
+        shown = f"{percent(scores.get('knn'))} | {percent(scores.get('linear'))}"
+        lines.append(f"| `{name}` | {paper} | {card.year} | {card.family} | {card.fact} | {shown} |")
     return "\n".join(lines)
+
+
+def ladder_table() -> str:
+    """The ladder whole: scores, what they cost and what is not the recipe's, with the baselines below."""
+    result = ladder()
+    if not result:
+        return "Not measured yet."
+    lines = [
+        "| | Encoder | kNN | Linear | Epochs | CPU minutes | What is not the recipe's |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    for name, row in sorted(measured().items(), key=lambda item: -item[1]["linear"]):
+        own = {key: value for key, value in row["flags"].items() if key not in ("backbone", "patch_size")}
+        flags = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in own.items())
+        lines.append(
+            f"| `{name}` | {row['encoder']} | {percent(row['knn'])} | {percent(row['linear'])} | {row['epochs']} | "
+            f"{row['cpu_minutes']:.1f} | {flags} |"
+        )
+    for name, row in result["baselines"].items():
+        title = "raw pixels | –" if name == "pixels" else f"random encoder | {name}"
+        lines.append(f"| {title} | {percent(row['knn'])} | {percent(row['linear'])} | – | – | |")
+    return "\n".join([*lines, "", where(result)])
+
+
+def where(result: dict[str, Any]) -> str:
+    """Data, seed, machine and versions of the ladder."""
+    rules, data = result["rules"], result["data"]
+    machines = sorted({row["machine"]["processor"] for row in measured().values()})
+    torches = sorted({row["versions"]["torch"] for row in measured().values()})
+    return (
+        f"{data['name']}: {data['train']:,} training and {data['test']:,} test images; "
+        f"{rules['cpu_minutes']:g} CPU minutes of training on {rules['threads']} thread, seed {rules['seed']}; "
+        f"scores of the last weights; {', '.join(machines)}, torch {', '.join(torches)}."
+    )
 
 
 def alarms_table() -> str:
@@ -108,13 +141,17 @@ def flags_table(name: str) -> str:
     return "\n".join(["| Flag | Type | Default | |", "|---|---|---|---|", *rows])
 
 
-def results_table(rows: list[dict[str, Any]]) -> str:
+def results_table(row: dict[str, Any]) -> str:
     """What was measured, with where it came from."""
-    if not rows:
+    if not row:
         return "Nothing has been measured for this recipe yet."
-    lines = ["| Benchmark | kNN | Linear |", "|---|--:|--:|"]
-    lines += [f"| {row['benchmark']} | {percent(row.get('knn'))} | {percent(row.get('linear'))} |" for row in rows]
-    return "\n".join(lines)
+    lines = [
+        "| Benchmark | kNN | Linear | Epochs | CPU minutes |",
+        "|---|--:|--:|--:|--:|",
+        f"| [ladder](../evaluation.md#the-ladder) | {percent(row['knn'])} | {percent(row['linear'])} | {row['epochs']} "
+        f"| {row['cpu_minutes']:.1f} |",
+    ]
+    return "\n".join([*lines, "", where(ladder())])
 
 
 def method_module(card: Card) -> str:
@@ -141,7 +178,7 @@ def method_page(card: Card) -> str:
             "## Flags of its own",
             flags_table(card.name),
             "## Measured",
-            results_table(measured().get(card.name, [])),
+            results_table(measured().get(card.name, {})),
             f"Code: `selfsight/methods/{module}.py`, `selfsight/recipes/{card.module}.py`.",
             "",
         ]
@@ -156,7 +193,11 @@ def filled(text: str, name: str, table: str) -> str:
     return pattern.sub(lambda match: f"{match[1]}\n\n{table}\n\n{match[2]}", text)
 
 
-TABLES = {ROOT / "README.md": ("methods", methods_table), HERE / "monitors.md": ("alarms", alarms_table)}
+TABLES = {
+    ROOT / "README.md": ("methods", methods_table),
+    HERE / "monitors.md": ("alarms", alarms_table),
+    HERE / "evaluation.md": ("ladder", ladder_table),
+}
 
 
 def write(path: Path, text: str) -> None:

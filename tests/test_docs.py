@@ -1,6 +1,7 @@
 """The documentation says what the code gives: tables are current, pages exist, README's loop runs."""
 
 import importlib.util
+import json
 import re
 import runpy
 from pathlib import Path
@@ -60,10 +61,24 @@ def test_results_come_from_committed_files_only(docs, tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     assert docs.measured() == {}
-    rows = '{"rows": [{"method": "simclr", "knn": 0.5, "linear": 0.613}, {"method": "pixels", "knn": 0.37}]}'
-    (tmp_path / "benchmarks" / "results" / "ladder.json").write_text(rows)
-    row = next(line for line in docs.methods_table().splitlines() if "`simclr`" in line)
-    assert row.endswith("| 50.0 % | 61.3 % |")
+    assert docs.ladder_table() == "Not measured yet."
+    entry = {"encoder": "small_cnn", "knn": 0.5, "linear": 0.613, "epochs": 7, "cpu_minutes": 12.04}
+    entry |= {"flags": {"backbone": "small_cnn", "batch_size": 250}, "machine": {"processor": "P"}}
+    result = {
+        "rules": {"cpu_minutes": 12.0, "threads": 1, "seed": 0},
+        "data": {"name": "cifar10", "train": 10_000, "test": 10_000},
+        "baselines": {"pixels": {"knn": 0.37, "linear": 0.38}},
+        "methods": {"simclr": {**entry, "versions": {"torch": "2.11"}}, "byol": {"failed": "loss is not finite"}},
+    }
+    (tmp_path / "benchmarks" / "results" / "ladder.json").write_text(json.dumps(result))
+    table = docs.methods_table().splitlines()
+    assert next(line for line in table if "`simclr`" in line).endswith("| 50.0 % | 61.3 % |")
+    assert next(line for line in table if "`byol`" in line).endswith("| – | – |")
+    whole = docs.ladder_table().splitlines()
+    assert whole[2] == "| `simclr` | small_cnn | 50.0 % | 61.3 % | 7 | 12.0 | batch size 250 |"
+    assert whole[3] == "| raw pixels | – | 37.0 % | 38.0 % | – | – | |"
+    assert "12 CPU minutes of training on 1 thread, seed 0" in whole[-1]
+    assert "| 50.0 % | 61.3 % | 7 | 12.0 |" in docs.results_table(docs.measured()["simclr"])
 
 
 def test_markdown_of_display_equations(docs):

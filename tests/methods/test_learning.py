@@ -14,16 +14,11 @@ from selfsight.parts.batchnorm import calibrate_
 from selfsight.recipes import catalogue
 
 STEPS = 320
-MARGIN = {"rotation": 2.0, "moco_v1": 2.0, "moco_v2": 2.0, "simclr": 2.0, "barlow_twins": 1.0, "byol": 1.0}
-"""Points of linear accuracy above the same encoder untrained, after 320 updates of 64 images. Measured when
-this was written: SimCLR +5.8, Barlow Twins +3.1, BYOL +2.1; both MoCos above 5, RotNet above 3. Bits differ between
-processors."""
-TOO_SHORT = {
-    "swav": "320 updates of 32 images gave -1.0 points: assignments are balanced over too few images",
-    "dino": "320 updates of 32 images gave +0.1 points: the teacher, a slow average, has hardly moved",
-    "mae": "320 updates of 64 images gave +1.0 points on ViT features, which is within what seeds change",
-}
-"""Methods that this clause cannot show in a test's time, with what was measured; the ladder is where they are shown."""
+MARGIN = 4.0
+"""Points of linear accuracy above the same encoder untrained, after 320 updates of 64 images."""
+LESS = {"rotation": (2.0, "what it learns first is where the light comes from, which says little of the class")}
+TOO_SHORT = {"mae": "pixels of patches are predicted from their neighbours long before features say what is seen"}
+"""Methods that this clause cannot show in a test's time; the ladder is where they are shown."""
 
 
 def features(encoder: nn.Module, images: torch.Tensor, recipe: typing.Any) -> torch.Tensor:
@@ -60,4 +55,4 @@ def test_it_learns(name: str) -> None:
     before = linear_accuracy(start, recipe)
     rig.train(recipe, rig.batches(recipe, STEPS), steps=STEPS, place=rig.machine(bf16=True))
     after = linear_accuracy(recipe.method.encoder, recipe)
-    assert after > before + MARGIN[name], f"linear accuracy {before:.1f} -> {after:.1f}"
+    assert after > before + LESS.get(name, (MARGIN,))[0], f"linear accuracy {before:.1f} -> {after:.1f}"

@@ -211,4 +211,4 @@ def stochastic_depth_(encoder: Any, rate: float) -> None:
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train, with small crops."""
     at = Setting(encoder=build_encoder("tiny_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=64)
-    return {"dino": on_the_world(dino(at, outputs=256, momentum=0.95, frozen_epochs=0.1, small_crops=1), least=0.5)}
+    return {"dino": on_the_world(dino(at, outputs=256, momentum=0.95, frozen_epochs=0.1, small_crops=1))}
