@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from selfsight.data.protocol import Source
+from selfsight.encoders.backbone import wrap
 from selfsight.encoders.build import build_encoder
 from selfsight.evaluation.baselines import RawPixels, fresh, random_encoder
 from selfsight.evaluation.features import extract
@@ -40,6 +41,13 @@ def test_fresh_resets_any_module_that_knows_how(encoder) -> None:
     other = fresh(encoder, seed=1)
     assert not torch.equal(other.conv.weight, encoder.conv.weight)
     assert other.norm.running_mean.abs().max() == 0
+
+
+def test_fresh_resets_a_users_own_module() -> None:
+    trained = wrap(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8)
+    other = fresh(trained, seed=1)
+    assert other.width == 8
+    assert not torch.equal(other.model[0].weight, trained.model[0].weight)
 
 
 def test_fresh_refuses_what_it_cannot_reset(encoder) -> None:

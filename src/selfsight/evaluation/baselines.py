@@ -61,7 +61,7 @@ def fresh(encoder: Encoder, *, seed: int) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built: Any = encoder
-        if getattr(built, "image_size", None) is not None:
+        if all(getattr(built, name, None) is not None for name in ("name", "image_size", "channels", "options")):
             return build_encoder(built.name, image_size=built.image_size, channels=built.channels, **built.options)
         other = copy.deepcopy(cast(nn.Module, encoder))
         for name, part in other.named_modules():
