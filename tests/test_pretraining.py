@@ -79,6 +79,17 @@ def test_an_encoder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         pretrain("byol", **{**QUICK, "backbone": "small_cnn"}, out=tmp_path / "second", init_from=first.path)
 
 
+def test_fewer_images_than_the_papers_batch(tmp_path: Path) -> None:
+    said: list[str] = []
+    flags = {**QUICK, "batch_size": None, "data": "world:100"}
+    run = pretrain("simclr", **flags, out=tmp_path / "run", say=said.append)
+    assert run.settings["resolved"]["batch_size"] == 8
+    assert run.settings["resolved"]["optimisers"]["main"]["lr"].endswith("to 0.03125, cosine")  # 8 / 256
+    assert "the paper's batch of 512 is larger than the data, 100 images: taking 8" in said
+    with pytest.raises(UserError, match="the batch of 128 is larger than the data"):
+        pretrain("simclr", **{**flags, "batch_size": 128}, out=tmp_path / "other")
+
+
 def test_labels_of_some_images_only(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "images", 40)
     labels = tmp_path / "labels.csv"

@@ -325,6 +325,8 @@ def _tell(job: Job) -> None:
     width = job.assembly.encoder.width
     job.say(f"backbone {resolved['backbone']} (features of {width}), batch {resolved['batch_size']}, "
             f"{resolved['epochs']} epochs")  # fmt: skip
+    for note in job.assembly.notes:
+        job.say(note)
     for name, words in resolved["optimisers"].items():
         settings = ", ".join(f"{k} {v}" for k, v in words.items() if k != "name")
         job.say(f"optimiser {name}: {words['name']}, {settings}")

@@ -20,12 +20,18 @@ SMALL = 96
 """Pixels a side up to which the papers' small-image settings apply."""
 
 
+UPDATES = 8
+"""At least so many updates an epoch, where the data are smaller than the paper's batch."""
+
+
 @dataclass(frozen=True)
 class Assembly:
     """A recipe and what was resolved on the way to it."""
 
     recipe: Recipe
     resolved: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    """What a person should be told about it."""
 
     @property
     def encoder(self) -> Any:
@@ -83,6 +89,11 @@ def assemble(
         recipe = function(setting, **hyper)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if recipe.batch_size > samples and flags.batch_size is None:
+        fits = _power_of_two(samples // UPDATES)
+        smaller = assemble(method, replace(flags, batch_size=fits), hyper, samples=samples, native=native, start=start)
+        note = f"the paper's batch of {recipe.batch_size} is larger than the data, {samples} images: taking {fits}"
+        return replace(smaller, notes=(note,))
     if flags.optimiser == "adamw":
         recipe = quick(recipe)
     recipe = replace(recipe, optimisers=_override(recipe.optimisers, flags))
