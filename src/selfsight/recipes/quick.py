@@ -26,7 +26,7 @@ def quick(recipe: Recipe[B]) -> Recipe[B]:
 
 
 def on_the_world(recipe: Recipe[B], *, peak: float = 4e-3, least: float = 0.5) -> Recipe[B]:
-    """``quick``, with crops for the embedded world: an object fills a third of its scene, and less of it says nothing.
+    """``quick``, with crops for the embedded world: smaller ones often miss the object.
 
     Crops show at least ``least`` of an image, small ones at least half of that.
     """
