@@ -56,12 +56,12 @@ def climb(encoder, pictures: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_training_fills_the_budget_with_whole_epochs(climb, tmp_path: Path) -> None:
     calls: list[dict[str, Any]] = []
     results = climb(["simclr"], calls)
-    assert [call["epochs"] for call in calls] == [1, 1, 15]  # 30 CPU seconds at two an epoch
+    assert [call["epochs"] for call in calls] == [1, 1, 3, 15]  # 30 CPU seconds at two an epoch
     entry = results["methods"]["simclr"]
     assert (entry["epochs"], entry["cpu_minutes"], entry["encoder"]) == (15, 0.5, "TinyEncoder")
     assert 0 <= entry["knn"] <= 1
     assert entry["linear"] == 0.5
-    assert set(results["baselines"]) == {"pixels", "small_cnn"}
+    assert set(results["baselines"]) == {"pixels", "tiny_cnn"}
     assert json.loads((tmp_path / "l.json").read_text()) == results
     assert (calls[1]["limit"], calls[1]["seed"], calls[1]["data"]) == (10_000, 0, "cifar10")
 
@@ -85,9 +85,9 @@ def test_a_method_that_fails_stops_no_other_and_is_tried_again(climb) -> None:
 
 def test_an_interrupted_training_is_no_result(climb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     climb(["byol"], [])
-    monkeypatch.setattr(module, "whole_epochs", lambda seconds, minutes: 3)
+    monkeypatch.setattr(module, "whole_epochs", lambda one, three, minutes: 5)
     with pytest.raises(KeyboardInterrupt):
-        climb(["simclr"], [], train=lambda name, **flags: Trained(finished=flags["epochs"] == 1))
+        climb(["simclr"], [], train=lambda name, **flags: Trained(finished=flags["epochs"] < 5))
     assert set(json.loads((tmp_path / "l.json").read_text())["methods"]) == {"byol"}
 
 
@@ -113,23 +113,23 @@ def test_an_unknown_method_is_refused_before_any_training(climb) -> None:
 
 def test_transformers_only_where_a_method_needs_tokens() -> None:
     assert {name: encoder_of(name)["backbone"] for name in ("simclr", "mae", "dino")} == {
-        "simclr": "small_cnn",
+        "simclr": "tiny_cnn",
         "mae": "vit_tiny_patch16_224",
-        "dino": "small_cnn",
+        "dino": "tiny_cnn",
     }
     assert encoder_of("mae")["patch_size"] == 4
 
 
 def test_a_short_training_has_an_optimiser_for_it() -> None:
-    assert flags_of("simclr") == {"backbone": "small_cnn", "optimiser": "adamw", "batch_size": 250, "lr": 4e-3}
+    assert flags_of("simclr") == {"backbone": "tiny_cnn", "optimiser": "adamw", "batch_size": 250, "lr": 4e-3}
     assert flags_of("mae")["lr"] == 1e-3
     assert flags_of("byol")["momentum"] == 0.97
-    assert flags_of("rotation") == {"backbone": "small_cnn"}
+    assert flags_of("rotation") == {"backbone": "tiny_cnn"}
 
 
 def test_two_processes_may_fill_one_file(climb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second measures while the first is at work, and neither loses what the other wrote."""
-    monkeypatch.setattr(module, "whole_epochs", lambda seconds, minutes: 3)  # these stand-ins take no time
+    monkeypatch.setattr(module, "whole_epochs", lambda one, three, minutes: 5)  # these stand-ins take no time
 
     def meanwhile(name: str, **flags: Any) -> Any:
         if flags["epochs"] == 1:
@@ -142,7 +142,11 @@ def test_two_processes_may_fill_one_file(climb, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_slow_method_still_gets_one_epoch() -> None:
-    assert whole_epochs(1000.0, 12.0) == 1
+    assert whole_epochs(1000.0, 3000.0, 12.0) == 1
+
+
+def test_what_a_training_takes_besides_its_epochs_is_paid_from_the_budget() -> None:
+    assert whole_epochs(10.0 + 5, 30.0 + 5, 1.0) == 5  # ten seconds an epoch, five for the rest
 
 
 def test_the_table_is_sorted_by_linear_score(climb, capsys: pytest.CaptureFixture[str]) -> None:

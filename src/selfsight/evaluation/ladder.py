@@ -1,7 +1,7 @@
 """The ladder: every method on the same images, with the same encoder and the same CPU time, scored alike.
 
-Time is the CPU time of the process, not the clock's: a busy machine makes a run longer, not worse. One epoch is timed,
-and the training is as many whole epochs as the budget holds, so that every schedule comes to its end within it.
+Time is the CPU time of the process, not the clock's: a busy machine makes a run longer, not worse. Short trainings
+are timed first, and the training is as many whole epochs as the budget holds: every schedule comes to its end in it.
 """
 
 import json
@@ -32,13 +32,13 @@ from selfsight.recipes import catalogue
 from selfsight.views.pipelines import plain_view
 
 SIZE = 32
-CONVOLUTIONAL: Mapping[str, Any] = {"backbone": "small_cnn"}
+CONVOLUTIONAL: Mapping[str, Any] = {"backbone": "tiny_cnn"}
 TRANSFORMER: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224", "patch_size": 4}
 """The encoder of the methods that work with nothing but tokens."""
 
 SHORT: Mapping[str, Any] = {"optimiser": "adamw", "batch_size": 250}
 """The papers' learning rates, LARS's above all, are made for a hundred thousand updates; here there are a thousand."""
-PEAK: Mapping[str, float] = {"small_cnn": 4e-3, "vit_tiny_patch16_224": 1e-3}
+PEAK: Mapping[str, float] = {"tiny_cnn": 4e-3, "vit_tiny_patch16_224": 1e-3}
 OWN: Mapping[str, Mapping[str, Any]] = {
     "byol": {"momentum": 0.97},  # its paper's for the shortest training, 40 epochs
     "moco_v2": {"symmetric": False, "queue": 4000},  # as in its paper; the queue of the official CIFAR-10 notebook
@@ -148,28 +148,35 @@ def flags_of(name: str) -> Mapping[str, Any]:
     return {**encoder, **SHORT, "lr": PEAK[encoder["backbone"]], **OWN.get(name, {})}
 
 
-def whole_epochs(cpu_seconds_per_epoch: float, cpu_minutes: float) -> int:
-    """As many whole epochs as the budget holds, at least one.
+def whole_epochs(one: float, three: float, cpu_minutes: float) -> int:
+    """As many whole epochs as the budget holds, at least one, from the CPU seconds of trainings of one and of three.
 
-    >>> whole_epochs(25.0, 12.0)
-    28
+    What does not grow with the epochs, the building of the model, is part of the budget.
+
+    >>> whole_epochs(25.0, 65.0, 12.0)
+    35
     """
-    return max(math.floor(60 * cpu_minutes / cpu_seconds_per_epoch), 1)
+    each = (three - one) / 2
+    return max(math.floor(1 + (60 * cpu_minutes - one) / each), 1)
 
 
 def _climb(go: Train, folder: Path, rules: Rules, data: LabelledData, how: Settings) -> dict[str, Any]:
-    """Times one epoch, trains for the budget, scores what was learnt."""
-    start = 0.0
-    try:
-        for _ in range(2):  # the first fills caches, which the training will find filled
-            start = time.process_time()
-            go(epochs=1, out=folder.with_name(f"{folder.name}-timing"))
-        epochs = whole_epochs(time.process_time() - start, rules.cpu_minutes)
-        start, began = time.process_time(), time.perf_counter()
-        run = go(epochs=epochs, out=folder)
+    """Times short trainings, trains for the budget, scores what was learnt."""
+
+    def timed(epochs: int, out: Path) -> tuple[Any, float]:
+        start = time.process_time()
+        run = go(epochs=epochs, out=out)
         if not run.finished:
             raise KeyboardInterrupt  # the training has saved and left; half a training is no result
-        spent, passed = time.process_time() - start, time.perf_counter() - began
+        return run, time.process_time() - start
+
+    short = folder.with_name(f"{folder.name}-timing")
+    try:
+        timed(1, short)  # fills caches, which the others will find filled
+        epochs = whole_epochs(timed(1, short)[1], timed(3, short)[1], rules.cpu_minutes)
+        began = time.perf_counter()
+        run, spent = timed(epochs, folder)
+        passed = time.perf_counter() - began
     except TrainingError as error:  # the other methods still climb; the next call tries this one again
         return {"failed": str(error)}
     subject = open_subject(run)
