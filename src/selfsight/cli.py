@@ -4,18 +4,15 @@ import errno
 import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
+from selfsight.cli_pretrain import from_file, pretrain_command
 from selfsight.errors import TrainingError, UserError, unknown
 from selfsight.flags import Flags
 from selfsight.recipes import catalogue
-
-OWN, RUN = Group("The method's own", sort_key=1), Group("The run", sort_key=2)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -24,7 +21,7 @@ def main(words: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        words = _from_file(words)
+        words = from_file(words)
         _app(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         _leave(_one_line(error), 2, debug)
@@ -46,7 +43,7 @@ def _app(words: Sequence[str]) -> App:
         version_flags=["--version"],
         default_parameter=Parameter(negative_iterable=(), negative_none=(), allow_repeating=True),
     )
-    app.command(_pretrain_command(words), name="pretrain")
+    app.command(pretrain_command(words), name="pretrain")
     app.command(list_, name="list")
     for command in (show, evaluate, embed, export, views, report, bench, demo):
         app.command(command)
@@ -103,83 +100,6 @@ def show(method: str, *, image_size: int = 224, samples: int = 1_281_167) -> Non
     import yaml  # noqa: PLC0415
 
     print(yaml.safe_dump(made.resolved, sort_keys=False, allow_unicode=True))
-
-
-def _pretrain_command(words: Sequence[str]) -> Any:
-    """``pretrain`` with the flags of the method that the words name, if they name one."""
-    named = next((word for word in words[1:] if word in catalogue.cards()), None) if words[:1] == ["pretrain"] else None
-    own = _own_parameters(named) if named else []
-
-    def pretrain(method: str, **options: Any) -> None:
-        from selfsight.pretraining import run_from_flags  # noqa: PLC0415
-
-        mine = {p.name for p in own}
-        catalogue.card(method)
-        hyper = {k: v for k, v in options.items() if k in mine and v is not None}
-        flags = Flags(**{k: v for k, v in options.items() if k not in mine})
-        say = partial(print, flush=True)
-        _, ended = run_from_flags(method, flags, hyper, given=options.keys(), say=say)
-        if ended == "stopped":
-            raise SystemExit(130)
-
-    general = [
-        inspect.Parameter(
-            f.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=f.default if f.default is not MISSING else None,
-            annotation=Annotated[str if f.name == "data" else f.type, Parameter(help=f.metadata["help"], group=RUN)],
-        )
-        for f in fields(Flags)
-    ]
-    first = inspect.Parameter(
-        "method",
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        annotation=Annotated[str, Parameter(help="A name from `selfsight list`.")],
-    )
-    pretrain.__signature__ = inspect.Signature([first, *own, *general])  # pyright: ignore[reportFunctionMemberAccess]
-    pretrain.__annotations__ = {p.name: p.annotation for p in (first, *own, *general)}
-    pretrain.__doc__ = (
-        "Pretrain a backbone on images without labels.\n\n"
-        "`selfsight pretrain METHOD --help` shows the method's own flags too; "
-        "`selfsight pretrain --from RUN/run.yaml` repeats a run, with the flags given beside it put over its own."
-    )
-    return pretrain
-
-
-def _own_parameters(method: str) -> list[inspect.Parameter]:
-    import docstring_parser  # noqa: PLC0415
-
-    parsed = docstring_parser.parse(catalogue.recipe_function(method).__doc__ or "")
-    described = {p.arg_name: p.description for p in parsed.params}
-    return [
-        p.replace(annotation=Annotated[p.annotation, Parameter(help=described.get(name, ""), group=OWN)])
-        for name, p in catalogue.hyper_parameters(method).items()
-    ]
-
-
-def _from_file(words: list[str]) -> list[str]:
-    """``pretrain --from RUN.yaml`` is the command that the file repeats, with the flags given here put over it."""
-    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--from=") else [word])]
-    if words[:1] != ["pretrain"] or "--from" not in words:
-        return words
-    at = words.index("--from")
-    if at + 1 == len(words):
-        raise UserError("--from needs the run.yaml to repeat")
-    from selfsight.engine.run import read_settings  # noqa: PLC0415
-    from selfsight.flags import flags_from  # noqa: PLC0415
-    from selfsight.pretraining import arguments  # noqa: PLC0415
-
-    path, rest = Path(words[at + 1]), [*words[1:at], *words[at + 2 :]]
-    settings = read_settings(path)
-    flags = flags_from({k: v for k, v in settings["flags"].items() if v is not None and k != "out"})
-    again = arguments(settings["method"], flags, settings.get("hyper", {}))
-    given = {word.split("=")[0] for word in rest if word.startswith("--")}
-    kept = [again[0], again[1]]
-    for i, word in enumerate(again[2:], start=2):
-        owner = word if word.startswith("--") else again[i - 1]
-        if owner not in given:
-            kept.append(word)
-    return [*kept, *rest]
 
 
 def evaluate(

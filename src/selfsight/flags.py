@@ -1,7 +1,9 @@
 """The flags of a pretraining run, one dataclass for the command line, the Python face and run.yaml; no torch here."""
 
 import os
-from dataclasses import dataclass, field, fields
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,3 +142,26 @@ def seconds(text: str | None) -> float | None:
     if not value > 0:
         raise UserError(f"--max-time is '{text}'; write 90s, 30m, 12h or 2d")
     return value
+
+
+def arguments(method: str, flags: Flags, hyper: Mapping[str, Any]) -> list[str]:
+    """The command line that gives these flags."""
+    standard = Flags()
+    words = ["pretrain", method]
+    given = {
+        f.name: getattr(flags, f.name) for f in fields(Flags) if getattr(flags, f.name) != getattr(standard, f.name)
+    }
+    for name, value in {**given, **hyper}.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            for part in value if isinstance(value, tuple | list) else [value]:
+                words += [flag, str(part)]
+    return words
+
+
+def command(method: str, flags: Flags, hyper: Mapping[str, Any]) -> str:
+    """The command to repeat the run."""
+    again = replace(flags, resume=False, overwrite=False)
+    return shlex.join(["selfsight", *arguments(method, again, hyper)])

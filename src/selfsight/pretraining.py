@@ -1,8 +1,7 @@
 """Pretraining from flags to a finished run: the Python face behind ``selfsight pretrain``."""
 
 import os
-import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,9 @@ import torch.distributed as dist
 
 from selfsight.data.cache import cache_folder
 from selfsight.data.loader import Loader
-from selfsight.data.opening import open_data, open_splits
-from selfsight.data.protocol import DataError, Source
-from selfsight.data.splits import channels_of, limited, with_labels
-from selfsight.data.workers import default_workers
+from selfsight.data.protocol import Source
 from selfsight.encoders.backbone import Backbone
 from selfsight.encoders.store import save_encoder
-from selfsight.engine import checkpoint
 from selfsight.engine.journal import check_loggers
 from selfsight.engine.launch import PREPARED, is_launched, launch
 from selfsight.engine.loop import Ending, Execution, train
@@ -32,18 +27,12 @@ from selfsight.engine.run import (
     versions,
     write_settings,
 )
+from selfsight.engine.start import Say, open_source, prepare, same_data
 from selfsight.errors import TrainingError, UserError
-from selfsight.evaluation.features import extract
-from selfsight.evaluation.knn import knn_accuracy
-from selfsight.flags import Flags, flags_from, seconds
-from selfsight.method import Method
+from selfsight.evaluation.online import online_probe
+from selfsight.flags import Flags, arguments, command, flags_from, seconds
 from selfsight.recipes import catalogue
-from selfsight.recipes.assembly import Assembly, assemble
-
-PROBE_TRAIN, PROBE_TEST = 5000, 2000
-"""Images of the online kNN probe: a keyed subset, so that a probe costs a small share of an epoch."""
-
-Say = Callable[[str], None]
+from selfsight.recipes.assembly import Assembly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +106,8 @@ def run_from_flags(
     if flags.resume:
         flags, hyper = resumed_flags(method, flags, hyper, folder, given)
         flags = replace(flags, resume=True)
-    source = _open_source(flags)
-    assembly = _assemble(method, flags, hyper, source, folder, say=say)
+    source = open_source(flags)
+    assembly = prepare(method, flags, hyper, source, folder, say=say)
     settings = {
         "selfsight": versions()["selfsight"],
         "method": method,
@@ -136,7 +125,7 @@ def run_from_flags(
         "command": command(method, flags, hyper),
     }
     if flags.resume:
-        _same_data(folder, settings)
+        same_data(folder, settings)
     if flags.devices > 1 and not is_launched():
         if not flags.resume:
             prepare_folder(folder, flags)
@@ -189,43 +178,6 @@ def _together(machine: Machine, folder: Path, flags: Flags, source: Source) -> N
         raise UserError(wrong)
 
 
-def _assemble(
-    method: str, flags: Flags, hyper: Mapping[str, Any], source: Source, folder: Path, *, say: Say
-) -> Assembly:
-    """Encoder and recipe; weights to begin with are there before the recipe copies them.
-
-    A resumed run needs neither the run it began with nor the published weights: it takes its own, which tell the recipe
-    as well as those that the encoder was trained before.
-    """
-    if flags.channels != channels_of(source):
-        n = channels_of(source)
-        raise UserError(f"--channels is {flags.channels}, but the images of {source.name} have {n}; use --channels {n}")
-    begun, start, built = None, None, flags
-    if flags.resume and (flags.init_from or flags.pretrained):
-        state = checkpoint.load(folder / "checkpoints" / "last.pt")["method"]
-        start = {key.removeprefix("encoder."): x for key, x in state.items() if key.startswith("encoder.")}
-        built = replace(flags, pretrained=False)
-    elif flags.init_from:
-        begun = open_run(flags.init_from)
-        start = begun.encoder().state_dict()
-    assembly = assemble(method, built, hyper, samples=len(source), native=source.native, start=start)
-    if begun:
-        say(f"begins with {_begin_with_(assembly.recipe.method, begun, method)} of {begun.path}")
-    return assembly
-
-
-def _open_source(flags: Flags) -> Source:
-    return open_data(
-        flags.data,
-        split="train",
-        image_size=flags.image_size,
-        limit=flags.limit,
-        labels=flags.labels,
-        seed=flags.seed,
-        channels=flags.channels,
-    )
-
-
 def _train(job: Job) -> Ending:
     recipe, flags, machine = job.assembly.recipe, job.flags, job.machine
     encoder = job.assembly.encoder
@@ -261,7 +213,10 @@ def _train(job: Job) -> Ending:
         settings=dict(job.settings),
         quiet=job.quiet,
     )
-    probe = _probe(job) if job.source.labels is not None and every else None
+    probe = None
+    if job.source.labels is not None and every:
+        about = {"samples": len(job.source), "image_size": job.assembly.resolved["image_size"]}
+        probe = online_probe(encoder, recipe.views.plain, flags, **about, device=machine.device, world=machine.world)
     try:
         return train(recipe, loader, machine, execution, probe)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -271,48 +226,6 @@ def _train(job: Job) -> Ending:
             f"out of memory at a batch of {recipe.batch_size}; --accumulate {2 * flags.accumulate} keeps the batch in "
             f"smaller pieces, --batch-size {recipe.batch_size // 2} halves it, --precision bf16 halves activations"
         ) from error
-
-
-def _probe(job: Job) -> Callable[[], float] | None:
-    """The online probe: weighted kNN (k=20, T=0.07) of a keyed subset of test on one of train."""
-    flags, assembly = job.flags, job.assembly
-    size = assembly.resolved["image_size"]
-    try:
-        pair = open_splits(flags.data, image_size=size, labels=flags.labels, seed=flags.seed, channels=flags.channels)
-    except (DataError, UserError):
-        return None  # labels, but no two classes to tell apart
-    known = [with_labels(source) for source in pair]
-    if not all(len(source) for source in known):
-        return None
-    parts = [limited(source, n, seed=0) for source, n in zip(known, (PROBE_TRAIN, PROBE_TEST), strict=True)]
-    workers = default_workers(job.machine.world) if flags.workers is None else flags.workers
-    place = {"device": job.machine.device, "workers": workers, "cache_dir": cache_folder()}
-    k = min(20, len(parts[0]))
-
-    def score() -> float:
-        plain = assembly.recipe.views.plain
-        return float(knn_accuracy(*(extract(assembly.encoder, part, plain, **place) for part in parts), k=k))
-
-    return score
-
-
-def _begin_with_(method: Method, begun: OpenRun, name: str) -> str:
-    """Takes all of another run's weights where it is the same method; the encoder's are there already."""
-    if begun.method == name and (begun.path / "checkpoints" / "last.pt").exists():
-        state, mine = begun.recipe().method.state_dict(), method.state_dict()
-        if state.keys() == mine.keys() and all(state[key].shape == mine[key].shape for key in mine):
-            method.load_state_dict(state)
-            return "all weights"
-    return "the encoder"
-
-
-def _same_data(folder: Path, settings: Mapping[str, Any]) -> None:
-    before, now = read_settings(folder)["data"], settings["data"]
-    if before["fingerprint"] != now["fingerprint"]:
-        raise UserError(
-            f"the data of {folder} has changed since the run began ({before['samples']} images then, {now['samples']} "
-            "now, or other names); an exact resume is not possible: start anew with --init-from"
-        )
 
 
 def _tell(job: Job) -> None:
@@ -368,26 +281,3 @@ def encoder_facts(assembly: Assembly, settings: Mapping[str, Any]) -> dict[str, 
         "epochs": settings["resolved"]["epochs"],
         "selfsight": settings["selfsight"],
     }
-
-
-def arguments(method: str, flags: Flags, hyper: Mapping[str, Any]) -> list[str]:
-    """The command line that gives these flags."""
-    standard = Flags()
-    words = ["pretrain", method]
-    given = {
-        f.name: getattr(flags, f.name) for f in fields(Flags) if getattr(flags, f.name) != getattr(standard, f.name)
-    }
-    for name, value in {**given, **hyper}.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-        else:
-            for part in value if isinstance(value, tuple | list) else [value]:
-                words += [flag, str(part)]
-    return words
-
-
-def command(method: str, flags: Flags, hyper: Mapping[str, Any]) -> str:
-    """The command to repeat the run."""
-    again = replace(flags, resume=False, overwrite=False)
-    return shlex.join(["selfsight", *arguments(method, again, hyper)])

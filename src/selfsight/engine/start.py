@@ -1,0 +1,74 @@
+"""What a run begins with: its data, its encoder and recipe, and the weights of another run."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selfsight.data.opening import open_data
+from selfsight.data.protocol import Source
+from selfsight.data.splits import channels_of
+from selfsight.engine import checkpoint
+from selfsight.engine.run import OpenRun, open_run, read_settings
+from selfsight.errors import UserError
+from selfsight.flags import Flags
+from selfsight.method import Method
+from selfsight.recipes.assembly import Assembly, assemble
+
+Say = Callable[[str], None]
+
+
+def open_source(flags: Flags) -> Source:
+    """The images of a run."""
+    return open_data(
+        flags.data,
+        split="train",
+        image_size=flags.image_size,
+        limit=flags.limit,
+        labels=flags.labels,
+        seed=flags.seed,
+        channels=flags.channels,
+    )
+
+
+def prepare(method: str, flags: Flags, hyper: Mapping[str, Any], source: Source, folder: Path, *, say: Say) -> Assembly:
+    """Encoder and recipe; weights to begin with are there before the recipe copies them.
+
+    A resumed run needs neither the run it began with nor the published weights: it takes its own, which tell the recipe
+    as well as those that the encoder was trained before.
+    """
+    if flags.channels != channels_of(source):
+        n = channels_of(source)
+        raise UserError(f"--channels is {flags.channels}, but the images of {source.name} have {n}; use --channels {n}")
+    begun, start, built = None, None, flags
+    if flags.resume and (flags.init_from or flags.pretrained):
+        state = checkpoint.load(folder / "checkpoints" / "last.pt")["method"]
+        start = {key.removeprefix("encoder."): x for key, x in state.items() if key.startswith("encoder.")}
+        built = replace(flags, pretrained=False)
+    elif flags.init_from:
+        begun = open_run(flags.init_from)
+        start = begun.encoder().state_dict()
+    assembly = assemble(method, built, hyper, samples=len(source), native=source.native, start=start)
+    if begun:
+        say(f"begins with {_begin_with_(assembly.recipe.method, begun, method)} of {begun.path}")
+    return assembly
+
+
+def _begin_with_(method: Method, begun: OpenRun, name: str) -> str:
+    """Takes all of another run's weights where it is the same method; the encoder's are there already."""
+    if begun.method == name and (begun.path / "checkpoints" / "last.pt").exists():
+        state, mine = begun.recipe().method.state_dict(), method.state_dict()
+        if state.keys() == mine.keys() and all(state[key].shape == mine[key].shape for key in mine):
+            method.load_state_dict(state)
+            return "all weights"
+    return "the encoder"
+
+
+def same_data(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run whose data is no longer what it was."""
+    before, now = read_settings(folder)["data"], settings["data"]
+    if before["fingerprint"] != now["fingerprint"]:
+        raise UserError(
+            f"the data of {folder} has changed since the run began ({before['samples']} images then, {now['samples']} "
+            "now, or other names); an exact resume is not possible: start anew with --init-from"
+        )
