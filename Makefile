@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export SELFSIGHT_DATA ?= ../shared/data
 
+BENCHMARKS := views files losses step knn embedding growth world_speed folder_start memory_workers
+
 .PHONY: demo test fast lint bench docs clean
 
 # torch and torchvision come first and together: alone, a later resolver might pair builds that do not match
@@ -26,8 +28,17 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-bench: .venv/ready
-	$(BIN)/selfsight bench all
+# the peers lie beside .venv, whose packages .venv-bench sees: nothing that selfsight runs on comes from them
+.venv-bench/ready: benchmarks/requirements.txt .venv/ready
+	test -x .venv-bench/bin/python || $(BIN)/python -m venv .venv-bench
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+	    > "$$(.venv-bench/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth"
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt -r benchmarks/requirements.txt
+	touch $@
+
+bench: .venv-bench/ready
+	for name in $(BENCHMARKS); do .venv-bench/bin/python benchmarks/$$name.py || exit 1; done
+	.venv-bench/bin/python benchmarks/table.py
 
 docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
@@ -35,4 +46,4 @@ docs: .venv/ready
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv build dist site src/*.egg-info
+	rm -rf .venv .venv-bench build dist site src/*.egg-info

@@ -8,21 +8,16 @@ RssAnon. Mapped files (the index) are not in it: their pages belong to the syste
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
+from _bench import HERE, provenance, write
 from folder_start import make_folder
-
-HERE = Path(__file__).parent
 
 SWEEP = """
 import json, multiprocessing, os, sys
@@ -77,15 +72,7 @@ def main() -> None:
                 print(rows[-1])
         finally:
             shutil.rmtree(top)
-    result = {
-        "unit": "MiB",
-        "rows": rows,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "date": datetime.date.today().isoformat(),
-    }
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    flags.out.write_text(json.dumps(result, indent=2) + "\n")
+    write(flags.out, {"unit": "MiB", "rows": rows, **provenance()})
 
 
 if __name__ == "__main__":

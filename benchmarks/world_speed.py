@@ -7,18 +7,14 @@ best of several passes over fresh scenes: what else runs on the machine only eve
 """
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from _bench import HERE, at_least, provenance, show, write
 from selfsight.data.world import VERSION, render
-from selfsight.engine.machine import cpu_name
 
 PASSES, PIXELS = 20, 1 << 20
 AT_LEAST = 2000  # images a second at 64 px
@@ -46,25 +42,22 @@ def measure(size: int) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 224])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/world_speed.json"))
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "world_speed.json")
     flags = parser.parse_args()
     figures = {}
     with threadpool_limits(1):
         for size in flags.sizes:
             figures[str(size)] = measure(size)
             print(f"{size} px: {figures[str(size)]}", flush=True)
+    rows = [at_least("scenes of the world at 64 px, one core", "images/s", figures["64"]["best"], AT_LEAST)]
+    show(rows)
     result = {
         "protocol": f"image, label, mask and depth; one thread; images a second over {PASSES} passes",
-        "at_64_px_at_least": AT_LEAST,
         "images_per_second": figures,
-        "load_average": round(os.getloadavg()[0], 1),
         "world_version": VERSION,
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
-        "date": datetime.date.today().isoformat(),
+        "rows": rows,
     }
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    flags.out.write_text(json.dumps(result, indent=2) + "\n")
+    write(flags.out, {**result, **provenance()})
 
 
 if __name__ == "__main__":

@@ -250,24 +250,24 @@ def report(run: Path) -> None:
     print(write_report(run))
 
 
-def bench(name: str = "all", words: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)] = ()) -> None:
-    """Runs a benchmark of a repository's checkout: `ladder`, or a script's name, or `all`.
+def bench(name: str, words: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)] = ()) -> None:
+    """Runs a benchmark of a repository's checkout, `ladder` for instance.
 
     Args:
-        name: which; its own flags follow.
+        name: a script in `benchmarks/`; its own flags follow.
         words: flags of the script.
     """
-    import runpy  # noqa: PLC0415
+    import subprocess  # noqa: PLC0415
 
     folder = Path.cwd() / "benchmarks"
-    scripts = {path.stem: path for path in sorted(folder.glob("*.py"))}
+    scripts = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")}
     if not scripts:
         raise UserError(f"there is no folder {folder}; benchmarks run from a checkout of the repository")
-    if name != "all" and name not in scripts:
-        raise unknown("benchmark", name, ["all", *scripts])
-    for script in scripts.values() if name == "all" else [scripts[name]]:
-        sys.argv = [str(script), *words]
-        runpy.run_path(str(script), run_name="__main__")
+    if name not in scripts:
+        raise unknown("benchmark", name, scripts)
+    code = subprocess.run([sys.executable, str(scripts[name]), *words], check=False).returncode
+    if code:
+        raise SystemExit(code)
 
 
 def demo(*, out: Path = Path("runs/demo"), epochs: int | None = None) -> None:

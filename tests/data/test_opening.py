@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.values import folder_of, labels, values
+from pixel_sources import folder_of, labels, values
 
 from selfsight.data.opening import open_data, open_splits
 from selfsight.data.protocol import DataError, Source, Unreadable

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tests.support.values import folder_of, image, labels, values
+from pixel_sources import folder_of, image, labels, values
 
 from selfsight.data.opening import open_data, open_splits
 from selfsight.data.protocol import DataError, Unreadable

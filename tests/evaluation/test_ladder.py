@@ -47,7 +47,7 @@ def climb(encoder, pictures: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             return Trained()
 
         given = {"data": "cifar10", "out": tmp_path / "l.json", "runs": tmp_path, "train": train}
-        settings = {"cpu_minutes": 0.5, "threads": 1, "say": lambda text: None}
+        settings = {"cpu_minutes": 15.0, "threads": 1, "say": lambda text: None}
         return ladder(methods, **{**given, **settings, **kwargs})
 
     return run
@@ -56,9 +56,9 @@ def climb(encoder, pictures: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_training_fills_the_budget_with_whole_epochs(climb, tmp_path: Path) -> None:
     calls: list[dict[str, Any]] = []
     results = climb(["simclr"], calls)
-    assert [call["epochs"] for call in calls] == [1, 1, 3, 15]  # 30 CPU seconds at two an epoch
+    assert [call["epochs"] for call in calls] == [1, 1, 3, 450]  # 900 CPU seconds at two an epoch
     entry = results["methods"]["simclr"]
-    assert (entry["epochs"], entry["cpu_minutes"], entry["encoder"]) == (15, 0.5, "TinyEncoder")
+    assert (entry["epochs"], entry["cpu_minutes"], entry["encoder"]) == (450, 15.0, "TinyEncoder")
     assert 0 <= entry["knn"] <= 1
     assert entry["linear"] == 0.5
     assert set(results["baselines"]) == {"pixels", "tiny_cnn"}
@@ -93,8 +93,14 @@ def test_an_interrupted_training_is_no_result(climb, tmp_path: Path, monkeypatch
 
 def test_other_rules_are_not_mixed_in(climb) -> None:
     climb(["simclr"], [])
-    with pytest.raises(UserError, match=r"measured by other rules \(cpu_minutes 0.5 -> 2.0\)"):
+    with pytest.raises(UserError, match=r"measured by other rules \(cpu_minutes 15.0 -> 2.0\)"):
         climb(["byol"], [], cpu_minutes=2.0)
+
+
+def test_long_epochs_are_timed_by_one(climb) -> None:
+    calls: list[dict[str, Any]] = []
+    climb(["simclr"], calls, cpu_minutes=0.1)
+    assert [call["epochs"] for call in calls] == [1, 1, 3]
 
 
 def test_overrides_are_used_and_saved(climb) -> None:

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from paper_size import one_step, rendered
 from timm.layers import DropPath
 from torch import nn
 from torch.optim import SGD, AdamW
 
 from selfsight.encoders.build import build_encoder
-from selfsight.engine.optimisers import build_optimiser, clip_, set_rates_
-from selfsight.keyed import Key
-from selfsight.method import Clock, Objective, drive
+from selfsight.engine.optimisers import build_optimiser, set_rates_
+from selfsight.method import Clock
 from selfsight.recipes.dino import dino
 from selfsight.recipes.recipe import Recipe, Setting
 
@@ -139,22 +139,6 @@ def test_the_papers_recipe_takes_a_step() -> None:
     torch.manual_seed(0)
     encoder = build_encoder("vit_small_patch16_224", image_size=224)
     recipe = dino(Setting(encoder=encoder, image_size=224, samples=1_281_167))
-    images = torch.randint(0, 255, (2, 3, 250, 260), dtype=torch.uint8)
-    key = Key(0, torch.zeros(2, dtype=torch.long), torch.arange(2))
-    batch = recipe.views.render(images, recipe.views.plan(key), key)
-    before = recipe.method.encoder.model.patch_embed.proj.weight.clone()
-    now, losses = clock(0.1, 100), []
-
-    def update(objective: Objective) -> bool:
-        spec, named = recipe.optimisers["main"], recipe.method.trainables()["main"]
-        optimiser = build_optimiser(spec, named)
-        set_rates_(optimiser, spec, now)
-        objective.loss.backward()
-        clip_([p for _, p in named], spec)
-        optimiser.step()
-        losses.append(float(objective.loss.detach()))
-        return True
-
-    drive(recipe.method.step(batch, now), update)
-    assert 10.5 < losses[0] < 12.5  # log 65536 is 11.09
-    assert not torch.equal(recipe.method.encoder.model.patch_embed.proj.weight, before)
+    loss, moved = one_step(recipe, rendered(recipe), epoch=10.0)
+    assert 10.5 < loss < 12.5  # log 65536 is 11.09
+    assert moved > 0

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from paper_size import one_step, rendered
 from torch import nn
 from torch.optim import SGD
 
 from selfsight.encoders.build import build_encoder
-from selfsight.engine.optimisers import build_optimiser, set_rates_
-from selfsight.keyed import Key
-from selfsight.method import Clock, Objective, drive
+from selfsight.engine.optimisers import build_optimiser
+from selfsight.method import Clock
 from selfsight.recipes.recipe import Setting
 from selfsight.recipes.rotation import rotation
 
@@ -62,21 +62,6 @@ def test_the_papers_recipe_takes_a_step() -> None:
     torch.manual_seed(0)
     encoder = build_encoder("resnet50", image_size=224)
     recipe = rotation(Setting(encoder=encoder, image_size=224, samples=1_281_167))
-    images = torch.randint(0, 255, (2, 3, 250, 260), dtype=torch.uint8)
-    key = Key(0, torch.zeros(2, dtype=torch.long), torch.arange(2))
-    batch = recipe.views.render(images, recipe.views.plan(key), key)
-    before = encoder.model.conv1.weight.detach().clone()
-    now, losses = Clock(step=0, steps=100, epoch=0, epochs=50), []
-
-    def update(objective: Objective) -> bool:
-        spec = recipe.optimisers["main"]
-        optimiser = build_optimiser(spec, recipe.method.trainables()["main"])
-        set_rates_(optimiser, spec, now)
-        objective.loss.backward()
-        optimiser.step()
-        losses.append(float(objective.loss.detach()))
-        return True
-
-    drive(recipe.method.step(batch, now), update)
-    assert losses[0] == pytest.approx(math.log(4), abs=0.5)
-    assert not torch.equal(encoder.model.conv1.weight, before)
+    loss, moved = one_step(recipe, rendered(recipe), epoch=0)
+    assert loss == pytest.approx(math.log(4), abs=0.5)
+    assert moved > 0

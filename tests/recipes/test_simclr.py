@@ -3,9 +3,7 @@
 import math
 
 import pytest
-import torch
 from paper_size import at, large, layers, one_step, scopes, small
-from torch import nn
 
 from selfsight.engine.optimisers import LARS
 from selfsight.recipes.simclr import simclr
@@ -55,10 +53,3 @@ def test_flags() -> None:
     assert (recipe.epochs, recipe.batch_size, recipe.optimisers["main"].lr.peak) == (3, 256, 1.0)
     assert recipe.method.loss.keywords == {"temperature": 0.2}
     assert layers(recipe.method.projector)[-2:] == ["512-64", "bn[w]"]
-
-
-def test_vectors_neither_decay_nor_adapt() -> None:
-    recipe = simclr(small())
-    groups = recipe.optimisers["main"].groups
-    vector, matrix = (groups("p", nn.Parameter(torch.ones(shape))) for shape in ((3,), (3, 3)))
-    assert (vector.decay, vector.adapt, matrix.decay, matrix.adapt) == (False, False, True, True)

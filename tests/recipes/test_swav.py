@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from paper_size import one_step, rendered
 from torch.optim import Adam
 
 from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import LARS, build_optimiser, set_rates_
-from selfsight.keyed import Key
-from selfsight.method import Clock, Objective, drive
+from selfsight.method import Clock
 from selfsight.recipes.recipe import OptimiserSpec, Setting
 from selfsight.recipes.swav import swav
 
@@ -89,21 +89,6 @@ def test_the_papers_recipe_takes_a_step() -> None:
     torch.manual_seed(0)
     encoder = build_encoder("resnet50", image_size=224)
     recipe = swav(Setting(encoder=encoder, image_size=224, samples=1_281_167))
-    images = torch.randint(0, 255, (2, 3, 250, 260), dtype=torch.uint8)
-    key = Key(0, torch.zeros(2, dtype=torch.long), torch.arange(2))
-    batch = recipe.views.render(images, recipe.views.plan(key), key)
-    before = encoder.model.conv1.weight.detach().clone()
-    losses: list[float] = []
-
-    def update(objective: Objective) -> bool:
-        spec = recipe.optimisers["main"]
-        optimiser = build_optimiser(spec, recipe.method.trainables()["main"])
-        set_rates_(optimiser, spec, clock(0, 200))
-        objective.loss.backward()
-        optimiser.step()
-        losses.append(float(objective.loss.detach()))
-        return True
-
-    drive(recipe.method.step(batch, clock(0, 200)), update)
-    assert 5 < losses[0] < 12  # log 3000 is 8.0
-    assert not torch.equal(encoder.model.conv1.weight, before)
+    loss, moved = one_step(recipe, rendered(recipe), epoch=0)
+    assert 5 < loss < 12  # log 3000 is 8.0
+    assert moved > 0

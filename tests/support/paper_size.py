@@ -9,6 +9,7 @@ from selfsight.batches import TwoViews
 from selfsight.encoders.build import build_encoder
 from selfsight.engine.machine import Machine
 from selfsight.engine.update import Updater
+from selfsight.keyed import Key
 from selfsight.method import Clock, Objective, drive
 from selfsight.parts.batchnorm import ScopedBatchNorm
 from selfsight.recipes.recipe import Recipe, Setting
@@ -72,14 +73,27 @@ def scopes(module: nn.Module) -> set[Any]:
     return {m.scope if isinstance(m, ScopedBatchNorm) else type(m).__name__ for m in norms}
 
 
-def one_step(recipe: Recipe, batch: int = 2, size: int = 224) -> tuple[float, float]:
-    """One update on noise in the middle of the training; returns the loss and how far the encoder's weights moved."""
+def rendered(recipe: Recipe, count: int = 2) -> Any:
+    """A batch of the recipe's own views, of noise."""
     generator = torch.Generator().manual_seed(0)
-    x1, x2 = (torch.randn(batch, 3, size, size, generator=generator) for _ in range(2))
+    images = torch.randint(0, 255, (count, 3, 250, 260), dtype=torch.uint8, generator=generator)
+    key = Key(0, torch.zeros(count, dtype=torch.long), torch.arange(count))
+    return recipe.views.render(images, recipe.views.plan(key), key)
+
+
+def one_step(recipe: Recipe, batch: Any = None, *, epoch: float | None = None) -> tuple[float, float]:
+    """One update, by default on two views of noise and in the middle of the training.
+
+    Returns the loss and how far the encoder's weights moved.
+    """
+    if batch is None:
+        generator = torch.Generator().manual_seed(0)
+        x1, x2 = (torch.randn(2, 3, 224, 224, generator=generator) for _ in range(2))
+        batch = TwoViews(x1, x2, torch.arange(2))
     encoder: Any = recipe.method.encoder
     weights = [p.detach().clone() for p in encoder.parameters()]
     updater = Updater(recipe, Machine(torch.device("cpu"), 0, 1, "32", torch.enable_grad), 1)
-    clock = at(recipe.epochs / 2, recipe.epochs, recipe.batch_size)
+    clock = at(recipe.epochs / 2 if epoch is None else epoch, recipe.epochs, recipe.batch_size)
     updater.begin(clock, first=True, last=True)
     losses: list[float] = []
 
@@ -88,6 +102,6 @@ def one_step(recipe: Recipe, batch: int = 2, size: int = 224) -> tuple[float, fl
         return updater(objective)
 
     recipe.method.train()
-    drive(recipe.method.step(TwoViews(x1, x2, torch.arange(batch)), clock), update)
+    drive(recipe.method.step(batch, clock), update)
     moved = max(float((a - b.detach()).abs().max()) for a, b in zip(weights, encoder.parameters(), strict=True))
     return losses[0], moved

@@ -21,9 +21,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from selfsight.data.protocol import DataError, Source, Unreadable
-
-SMALL = 96
-"""Sources whose images all have one size of at most this many pixels a side go through the decoded cache."""
+from selfsight.sizes import SMALL
 
 _PAGE = 4096
 

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selfsight.data.cache import SMALL, cache_folder, write_beside
+from selfsight.data.cache import cache_folder, write_beside
 from selfsight.data.index import CAREFUL
 from selfsight.data.protocol import DataError, Unreadable
 from selfsight.keyed import words
+from selfsight.sizes import SMALL
 
 SAMPLE = 256
 

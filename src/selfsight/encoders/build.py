@@ -14,9 +14,8 @@ from selfsight.encoders.backbone import Backbone, Transformer
 from selfsight.encoders.small import SmallCNN
 from selfsight.encoders.stem import adapt_stem
 from selfsight.errors import UserError
+from selfsight.sizes import SMALL
 
-SMALL = 96
-"""The largest image side, in pixels, that gets a stem that keeps the resolution."""
 OWN = {"small_cnn": (64, 128, 256), "tiny_cnn": (32, 64, 128)}
 """Our own small nets by name, with their widths: the ladder's, and the demo's and the tests'."""
 _GIVEN = ("num_classes", "img_size", "in_chans", "dynamic_img_size", "drop_path_rate")

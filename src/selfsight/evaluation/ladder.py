@@ -173,7 +173,9 @@ def _climb(go: Train, folder: Path, rules: Rules, data: LabelledData, how: Setti
     short = folder.with_name(f"{folder.name}-timing")
     try:
         timed(1, short)  # fills caches, which the others will find filled
-        epochs = whole_epochs(timed(1, short)[1], timed(3, short)[1], rules.cpu_minutes)
+        one = timed(1, short)[1]
+        long = one > 3 * rules.cpu_minutes  # seconds: an epoch of a twentieth of the budget is nearly all training
+        epochs = whole_epochs(one, 3 * one if long else timed(3, short)[1], rules.cpu_minutes)
         began = time.perf_counter()
         run, spent = timed(epochs, folder)
         passed = time.perf_counter() - began

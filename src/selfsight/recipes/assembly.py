@@ -15,10 +15,7 @@ from selfsight.recipes import catalogue
 from selfsight.recipes.quick import quick
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting
 from selfsight.schedules import constant
-
-SMALL = 96
-"""Pixels a side up to which the papers' small-image settings apply."""
-
+from selfsight.sizes import SMALL
 
 UPDATES = 8
 """At least so many updates an epoch, where the data are smaller than the paper's batch."""

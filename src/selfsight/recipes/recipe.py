@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from selfsight.encoders.protocol import Encoder
 from selfsight.method import Method
 from selfsight.schedules import Curve
+from selfsight.sizes import SMALL
 from selfsight.views.protocol import Views
 
 B = TypeVar("B")
@@ -29,7 +30,7 @@ class Setting:
     @property
     def small(self) -> bool:
         """Whether the papers' small-image settings apply (up to 96 px)."""
-        return self.image_size <= 96
+        return self.image_size <= SMALL
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from selfsight.data.protocol import DataError, Source
 from selfsight.report.content import EmbeddingMap, Neighbour, Neighbours
 from selfsight.report.grid import read_originals, render_batch, sample_positions
 from selfsight.report.thumbnails import as_image, picture, sprite, thumbnail
+from selfsight.sizes import SMALL
 from selfsight.views.protocol import Views
 
 MOST_SMALL, MOST_LARGE = 1500, 400
@@ -69,7 +70,7 @@ def gather_features(
         out.append(encoder(x.to(device)).float().cpu().numpy())
         kept.append(originals.positions)
         images += [thumbnail(as_image(image), min(THUMBNAIL, *image.shape[1:])) for image in originals.images]
-        if most is None and x.shape[-1] > 96 and device.type == "cpu":
+        if most is None and x.shape[-1] > SMALL and device.type == "cpu":
             chosen = chosen[:MOST_LARGE]
     encoder.train(training)
     if not out:

@@ -13,6 +13,7 @@ from selfsight.batches import Images, MaskedImages, MultiCrop, TwoViews
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import Key, permutation
 from selfsight.report.thumbnails import as_image, thumbnail
+from selfsight.sizes import SMALL
 from selfsight.views.protocol import Views
 
 _HIDDEN = 0.5
@@ -46,7 +47,7 @@ def render_batch(views: Views[Any], originals: Originals, *, epoch: int = 0, see
     plan = views.plan(key)
     images = [torch.from_numpy(np.ascontiguousarray(image)) for image in originals.images]
     shapes = {tuple(image.shape) for image in images}
-    if len(shapes) == 1 and max(images[0].shape[1:]) <= 96:
+    if len(shapes) == 1 and max(images[0].shape[1:]) <= SMALL:
         return views.render(torch.stack(images), plan, key)
     cuts = [views.cut(image, {k: v[i : i + 1] for k, v in plan.items()}) for i, image in enumerate(images)]
     return views.render([torch.stack(stack) for stack in zip(*cuts, strict=True)], plan, key)

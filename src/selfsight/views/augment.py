@@ -8,6 +8,7 @@ box filters, SimCLR and BYOL a kernel of a tenth of the image's side.
 
 from typing import Literal
 
+from selfsight.sizes import SMALL
 from selfsight.views.view import Blur, Jitter, Normalise, Solarise, View
 
 SWAV = Normalise((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
@@ -136,7 +137,7 @@ def rotation(size: int) -> View:
     Up to 96 px the CIFAR crop (pad by 4, crop back; the whole image where its native size is another), above it the
     ImageNet one (torchvision's default random resized crop).
     """
-    if size <= 96:
+    if size <= SMALL:
         return View(size=size, scale=None, padding=4)
     return View(size=size, scale=(0.08, 1.0))
 

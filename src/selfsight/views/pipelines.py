@@ -15,6 +15,7 @@ from torch import Tensor
 
 from selfsight.batches import Images, MaskedImages, MultiCrop, TwoViews
 from selfsight.keyed import Key, uniforms
+from selfsight.sizes import SMALL
 from selfsight.views import geometry
 from selfsight.views.protocol import Cuts, Plan, Views
 from selfsight.views.render import normalise_, render, sizes
@@ -193,7 +194,7 @@ def plain_view(
     ``resize`` defaults to ``size * 256 / 224`` above 96 px (ImageNet's protocol) and to ``size`` up to there, where an
     image of that size stays as it is. Its plan is empty.
     """
-    resize = resize or (round(size * 256 / 224) if size > 96 else size)
+    resize = resize or (round(size * 256 / 224) if size > SMALL else size)
     if resize < size:
         raise ValueError(f"resize={resize} is smaller than the view of {size} px; take at least {size}")
     return PlainView(size, normalise, resize, interpolation)

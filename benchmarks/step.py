@@ -1,0 +1,188 @@
+"""SimCLR with ResNet-18 (3x3 stem) at 32 px, batch 128: images a second of whole training loops.
+
+    python benchmarks/step.py [--device cuda]
+
+The bare step is forward, backward and optimiser of the same method on views that lie ready; our loop adds loader,
+views, monitors and journal. lightly's is the loop of its CIFAR example: its transform in a DataLoader with 0 or 2
+workers, its projection head and loss, SGD, float32. Each is measured at its default precision and at the other's.
+A rate is the median over rounds that take turns.
+"""
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from lightly.transforms.simclr_transform import SimCLRTransform
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from _bench import flags, row, save, turns
+from selfsight.data.loader import Loader
+from selfsight.data.opening import open_data
+from selfsight.data.world import render
+from selfsight.engine.loop import Execution, train
+from selfsight.engine.machine import open_machine
+from selfsight.engine.update import Updater
+from selfsight.flags import Flags
+from selfsight.keyed import Key
+from selfsight.method import Clock, drive
+from selfsight.recipes.assembly import Assembly, assemble
+
+SIZE, BATCH, SKIP = 32, 128, 2
+
+
+def assembly(flags_: Flags, steps: int) -> Assembly:
+    return assemble("simclr", flags_, {}, samples=BATCH * steps, native=(3, SIZE, SIZE))
+
+
+def run_flags(device: str, precision: str) -> Flags:
+    return Flags(
+        data=f"world:{BATCH}", image_size=SIZE, backbone="resnet18", batch_size=BATCH, epochs=1,
+        device=device, precision=precision,  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+
+
+def rate(stamps: list[float]) -> float:
+    """Images a second between the steps that began at ``stamps``, the first ones apart."""
+    return BATCH * (len(stamps) - 1 - SKIP) / (stamps[-1] - stamps[SKIP])
+
+
+def our_loop(device: str, precision: str, steps: int, images: Tensor) -> Callable[[], float]:
+    """The engine's loop over images in memory, from its first update to its last."""
+    flags_ = run_flags(device, precision)
+
+    def measure() -> float:
+        made, machine = assembly(flags_, steps), open_machine(flags_)
+        made.recipe.method.to(machine.device).to(memory_format=torch.channels_last)  # pyright: ignore
+        source = open_data(torch.utils.data.TensorDataset(images.repeat(steps, 1, 1, 1)))
+        loader = Loader(source, made.recipe.views, batch_size=BATCH, seed=0, pin=device == "cuda")
+        stamps, step = [], made.recipe.method.step
+
+        def stamped(batch: Any, clock: Clock) -> Any:
+            if device == "cuda" and clock.step in (SKIP, steps - 1):
+                torch.cuda.synchronize()
+            stamps.append(time.perf_counter())
+            return step(batch, clock)
+
+        made.recipe.method.step = stamped
+        with tempfile.TemporaryDirectory() as folder:
+            train(made.recipe, loader, machine, Execution(folder=Path(folder), quiet=True, log_every=20))
+        return rate(stamps)
+
+    return measure
+
+
+def bare_step(device: str, precision: str, steps: int, images: Tensor) -> Callable[[], float]:
+    """The same method and optimiser on one batch that lies ready."""
+    flags_ = run_flags(device, precision)
+    made, machine = assembly(flags_, steps), open_machine(flags_)
+    method, views = made.recipe.method, made.recipe.views
+    method.to(machine.device).to(memory_format=torch.channels_last)  # pyright: ignore
+    key = Key(0, torch.zeros(BATCH, dtype=torch.long), torch.arange(BATCH))
+    batch = views.render(images.to(device), views.plan(key), key)
+    batch = type(batch)(*(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in batch))
+    update = Updater(made.recipe, machine, 1)
+
+    def measure() -> float:
+        method.train()
+        stamps = []
+        for i in range(steps):
+            clock = Clock(step=i, steps=steps, epoch=0, epochs=1)
+            if device == "cuda" and i in (SKIP, steps - 1):
+                torch.cuda.synchronize()
+            stamps.append(time.perf_counter())
+            update.begin(clock, first=True, last=True)
+            drive(method.step(batch, clock), update, machine.autocast)
+        return rate(stamps)
+
+    return measure
+
+
+class Faces(Dataset[Any]):
+    def __init__(self, images: Tensor) -> None:
+        self.faces = [Image.fromarray(np.ascontiguousarray(x.permute(1, 2, 0).numpy())) for x in images]
+        self.transform = SimCLRTransform(input_size=SIZE)
+        self.length = 10**7  # an epoch that outlasts the benchmark: its workers start once
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> Any:
+        return self.transform(self.faces[i % len(self.faces)])
+
+
+class Lightly(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        net = torchvision.models.resnet18()
+        net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+        self.backbone = nn.Sequential(*list(net.children())[:-1])
+        self.head = SimCLRProjectionHead(512, 512, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x).flatten(1))
+
+
+def with_lightly(device: str, precision: str, steps: int, images: Tensor, workers: int) -> Callable[[], float]:
+    model, loss = Lightly().to(device), NTXentLoss()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.06)
+    loader = DataLoader(Faces(images), batch_size=BATCH, shuffle=False, drop_last=True, num_workers=workers)
+    batches: Iterator[Any] = iter(loader)
+
+    def measure() -> float:
+        stamps = []
+        for x0, x1 in itertools.islice(batches, steps):
+            stamps.append(time.perf_counter())
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                value = loss(model(x0.to(device)), model(x1.to(device)))
+            value.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            if device == "cuda":
+                value.item()
+        return rate(stamps)
+
+    return measure
+
+
+def main() -> None:
+    """Measures the loops in turns."""
+    parser = flags(__doc__, "step")
+    parser.add_argument("--steps", type=int, default=10, help="updates a turn; on a GPU a hundred make sense")
+    given: argparse.Namespace = parser.parse_args()
+    device, n, images = given.device, given.steps, torch.from_numpy(render(np.arange(BATCH), size=SIZE).image)
+    default = open_machine(replace(run_flags(device, "auto"))).precision
+    measures = {"bare step": bare_step(device, default, n, images), "ours": our_loop(device, default, n, images)}
+    measures |= {f"lightly, {w} workers": with_lightly(device, "32", max(n // 2, 4), images, w) for w in (0, 2)}
+    if default != "32":
+        measures["ours, float32"] = our_loop(device, "32", max(n // 2, 4), images)
+        measures["lightly, bf16"] = with_lightly(device, default, max(n // 2, 4), images, 0)
+    rates = turns(measures, rounds=min(given.rounds, 3))
+    best = max((name for name in rates if "workers" in name), key=lambda name: statistics.median(rates[name]))
+    share = 0.9 if device == "cuda" else 0.95
+    place = "a GPU" if device == "cuda" else f"{torch.get_num_threads()} threads"
+    what = f"SimCLR ResNet-18, 32 px, batch {BATCH}, {place}"
+    rows = [
+        row(f"{what}, {default}", "images/s", rates["ours"], "the bare step", rates["bare step"], target=share),
+        row(f"{what}, defaults", "images/s", rates["ours"], best, rates[best], target=2.5),
+    ]
+    if default != "32":
+        same = [("float32", "ours, float32", best), (default, "ours", "lightly, bf16")]
+        rows += [row(f"{what}, {p}", "images/s", rates[a], b, rates[b], target=1.0) for p, a, b in same]
+    save("step", given, rows, rates=rates)
+
+
+if __name__ == "__main__":
+    main()
