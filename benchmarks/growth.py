@@ -2,7 +2,8 @@
 
     python benchmarks/growth.py
 
-Each series doubles or multiplies one size and leaves the rest; docs/speed.md shows them as plots.
+Each series doubles or multiplies one size and leaves the rest. The figures go to results/growth.json and their plots
+to docs/images/growth.png.
 """
 
 import argparse
@@ -112,6 +113,28 @@ def processes() -> list[dict[str, float]]:
     return found
 
 
+PLOTS = (
+    ("batch", "pairs", (("seconds", "s"), ("mib", "MiB")), "NT-Xent, forward and backward"),
+    ("data", "entries", (("first_batch_s", "s to the first batch"), ("mib", "MiB")), "order of an epoch"),
+    ("views", "views", (("images_per_s", "images/s"),), "rendering"),
+    ("processes", "processes", (("images_per_s", "images/s"),), "training"),
+)
+
+
+def plot(series: dict[str, list[dict[str, float]]], out: Path) -> None:
+    """One panel a series; both axes logarithmic, so that a straight line is a power law."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    panels = [(name, x, y, title) for name, x, ys, title in PLOTS for y in ys]
+    for axes, (name, x, (key, unit), title) in zip(figure.subplots(2, 3).flat, panels, strict=True):
+        lines = series[name]
+        axes.plot([line[x] for line in lines], [line[key] for line in lines], marker="o")
+        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=unit, title=title)
+        axes.grid(alpha=0.3)
+    figure.savefig(out, dpi=110)
+
+
 def _apart(name: str, size: int) -> dict[str, float]:
     words = [sys.executable, str(ME), "--once", name, "--size", str(size)]
     return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
@@ -131,6 +154,7 @@ def main() -> None:
         series[measure.__name__] = measure()
         for line in series[measure.__name__]:
             print(measure.__name__, {k: float(f"{v:.4g}") for k, v in line.items()}, flush=True)
+    plot(series, HERE.parent / "docs" / "images" / "growth.png")
     write(given.out or HERE / "results" / "growth.json", {"series": series, **provenance()})
 
 

@@ -117,6 +117,37 @@ def where(result: dict[str, Any]) -> str:
     )
 
 
+def speed_table() -> str:
+    """Each benchmark's lines, below the machine and the date they are from."""
+    parts: list[str] = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        rows = result.get("rows", [])
+        if not rows or not all("ratio" in row for row in rows):
+            continue
+        machine, versions = result["machine"], result["versions"]
+        where = f"{machine.get('gpu') or machine['cpu']}, {machine['cores']} cores, torch {versions['torch']}"
+        others = [f"{name} {version}" for name, version in versions.items() if name not in ("python", "torch")]
+        lines = [
+            f"`benchmarks/{path.stem.removesuffix('_cuda')}.py`: {', '.join([where, *others])}; {result['date']}.",
+            "",
+            "| | Ours | | Theirs | Ratio | Target |",
+            "|---|--:|---|--:|--:|---|",
+        ]
+        lines += [f"| {_speed_row(row)} |" for row in rows]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or "Not measured yet."
+
+
+def _speed_row(row: dict[str, Any]) -> str:
+    unit = f" {row['unit']}" if row["unit"] else ""
+    target = NO_RESULT if row["target"] is None else f"{row['target']:g}: {'met' if row['met'] else 'not met'}"
+    return (
+        f"{row['what']} | {row['ours']:,g}{unit} | {row['against']} | {row['theirs']:,g}{unit} | "
+        f"{row['ratio']:.2f} | {target}"
+    )
+
+
 def alarms_table() -> str:
     """The monitors' alarms with cause and advice, as the engine gives them."""
     from selfsight.engine.monitors import ADVICE  # noqa: PLC0415 - imports torch
@@ -197,6 +228,7 @@ TABLES = {
     ROOT / "README.md": ("methods", methods_table),
     HERE / "monitors.md": ("alarms", alarms_table),
     HERE / "evaluation.md": ("ladder", ladder_table),
+    HERE / "speed.md": ("speed", speed_table),
 }
 
 

@@ -81,6 +81,26 @@ def test_results_come_from_committed_files_only(docs, tmp_path, monkeypatch):
     assert "| 50.0 % | 61.3 % | 7 | 12.0 |" in docs.results_table(docs.measured()["simclr"])
 
 
+def test_the_table_of_speed_says_what_was_met(docs, tmp_path, monkeypatch):
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    assert docs.speed_table() == "Not measured yet."
+    row = {"what": "kNN", "unit": "s", "ours": 2.0, "against": "faiss-cpu", "theirs": 3.0, "ratio": 1.5}
+    result = {
+        "rows": [{**row, "target": 1.0, "met": True}, {**row, "target": 2.0, "met": False}],
+        "machine": {"cpu": "P", "cores": 2},
+        "versions": {"python": "3.11", "torch": "2.11", "faiss-cpu": "1.15"},
+        "date": "2026-11-22",
+    }
+    (folder / "knn.json").write_text(json.dumps(result))
+    (folder / "memory.json").write_text(json.dumps({"rows": [{"workers": 1}]}))  # figures, but no comparison
+    lines = docs.speed_table().splitlines()
+    assert lines[0] == "`benchmarks/knn.py`: P, 2 cores, torch 2.11, faiss-cpu 1.15; 2026-11-22."
+    assert lines[-2] == "| kNN | 2 s | faiss-cpu | 3 s | 1.50 | 1: met |"
+    assert lines[-1].endswith("| 1.50 | 2: not met |")
+
+
 def test_markdown_of_display_equations(docs):
     text = "Before\n\n.. math:: a = b\n    + c,\n\n    d\n\nafter :math:`x\n  y`.\n\n- ``z``"
     assert docs.to_markdown(text) == "Before\n\n$$\na = b\n+ c,\nd\n$$\n\nafter $x y$.\n\n- `z`"

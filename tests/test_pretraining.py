@@ -1,6 +1,9 @@
 """``pretrain`` from Python: what a run hands over, what it begins with, and labels and data that are not as usual."""
 
 import csv
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +160,67 @@ def test_hyper_parameters_of_zero_are_refused_not_replaced(method: str, tmp_path
         flags = QUICK if method != "mae" else {**QUICK, "backbone": None}
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')} must be greater than 0, not 0"):
             pretrain(method, **flags, out=tmp_path / "run", **{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"device": "gpu"}, "unknown device 'gpu'; did you mean 'cpu'?"),
+        ({"precision": "fp16"}, "unknown precision 'fp16'; did you mean 'bf16'?"),
+        ({"optimiser": "adam"}, "unknown optimiser 'adam'; did you mean 'adamw'?"),
+        ({"logger": "wandbb"}, "unknown logger 'wandbb'; did you mean 'wandb'?"),
+        ({"temprature": 0.1}, "unknown flag 'temprature'; did you mean 'temperature'?"),
+    ],
+)
+def test_words_that_are_none_are_refused(flags: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """In a process of its own: types are not checked there, as with a user."""
+    code = f"import selfsight; selfsight.pretrain('simclr', **{ {**QUICK, **flags, 'out': str(tmp_path / 'run')}!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == f"selfsight.errors.UserError: {words}"
+    assert not (tmp_path / "run").exists()
+
+
+def test_groups_of_batch_norm_must_divide_what_a_device_takes(tmp_path: Path) -> None:
+    flags = {**QUICK, "image_size": 112, "batch_size": 96}
+    with pytest.raises(UserError, match="works on groups of 16 samples here, which do not divide 24"):
+        pretrain("moco_v2", **{**flags, "accumulate": 4}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert pretrain("moco_v2", **{**flags, "accumulate": 3}, out=tmp_path / "run").finished
+
+
+def test_few_images_still_make_a_batch_of_two(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (9, 3, 32, 32), dtype=np.uint8)
+    np.save(tmp_path / "nine.npy", images)
+    options = {key: value for key, value in QUICK.items() if key != "batch_size"}
+    run = pretrain("byol", **{**options, "data": str(tmp_path / "nine.npy")}, out=tmp_path / "run")
+    assert run.settings["resolved"]["batch_size"] == 2
+    assert run.finished
+
+
+def test_the_best_checkpoint_is_told_apart_and_not_promised(tmp_path: Path) -> None:
+    unlabelled = pretrain("simclr", **QUICK, out=tmp_path / "blind")
+    with pytest.raises(UserError, match="has no best checkpoint: it had no labels for the probe; use --which last"):
+        selfsight.evaluate(unlabelled.path, which="best", quiet=True)
+    run = pretrain("simclr", **{**QUICK, "probe_every": 1}, out=tmp_path / "probed")
+    for which in ("last", "best"):
+        found = selfsight.evaluate(run.path, protocols=("knn",), which=which, quiet=True)  # pyright: ignore
+        assert found["knn"]["weights"] == which
+    assert {path.name for path in (run.path / "evaluation").iterdir()} == {"knn.json", "knn-best.json"}
+
+
+def test_a_checkpoint_is_exported_with_its_normalisation(tmp_path: Path) -> None:
+    run = pretrain("moco_v2", **{**QUICK, "probe_every": 1}, out=tmp_path / "run")
+    last = export(run.path, format="safetensors", out=tmp_path / "last")
+    best = export(run.path, format="safetensors", out=tmp_path / "best", which="best")
+    facts = [json.loads((folder / "encoder.json").read_text()) for folder in (last, best)]
+    assert facts[0]["normalise"] is not None
+    assert facts[0]["normalise"] == facts[1]["normalise"]
+
+
+def test_data_from_python_is_asked_for_again(tmp_path: Path) -> None:
+    images = torch.randint(0, 255, (40, 3, 32, 32), dtype=torch.uint8)
+    data = TensorDataset(images, torch.arange(40) % 2)
+    run = pretrain("simclr", **{**QUICK, "data": data}, out=tmp_path / "run")
+    with pytest.raises(UserError, match=r"was trained on a Python object \(TensorDataset\), .*give data="):
+        selfsight.evaluate(run.path, quiet=True)
+    assert "knn" in selfsight.evaluate(run.path, data=data, protocols=("knn",), k=3, quiet=True)

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selfsight.encoders.backbone import wrap as wrap
     from selfsight.encoders.build import build_encoder as build_encoder
     from selfsight.encoders.stem import adapt_stem as adapt_stem
     from selfsight.engine.export import export as export
@@ -33,6 +34,7 @@ _PLACES = {
     "load": "selfsight.loading",
     "open_run": "selfsight.engine.run",
     "pretrain": "selfsight.pretraining",
+    "wrap": "selfsight.encoders.backbone",
     "write_report": "selfsight.report.page",
 }
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "load",
     "open_run",
     "pretrain",
+    "wrap",
     "write_report",
 ]
 

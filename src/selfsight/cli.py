@@ -32,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except (UserError, *_data_errors()) as error:
         _leave(str(error), 2, debug)
     except OSError as error:
-        full = "; free space, then --resume" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        full = "; free space, then --resume" if error.errno in (errno.ENOSPC, errno.EDQUOT) and _trains(words) else ""
         _leave(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{full}", 2, debug)
 
 
@@ -48,6 +48,10 @@ def _app(words: Sequence[str]) -> App:
     for command in (show, evaluate, embed, export, views, report, bench, demo):
         app.command(command)
     return app
+
+
+def _trains(words: Sequence[str]) -> bool:
+    return words[:1] == ["pretrain"]
 
 
 def _data_errors() -> tuple[type[Exception], ...]:
@@ -179,8 +183,7 @@ def embed(
     from selfsight.evaluation.embed import embed as embed_  # noqa: PLC0415
 
     where = {"device": pick_device(device), "workers": workers}
-    embed_(run, data=data, out=out, kind=kind, limit=limit, which=which, **where)
-    print(out)
+    print(embed_(run, data=data, out=out, kind=kind, limit=limit, which=which, **where))
 
 
 def export(

@@ -5,14 +5,17 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from selfsight.errors import UserError, unknown
 
 Precision = Literal["auto", "32", "bf16", "16"]
+Device = Literal["auto", "cpu", "cuda"]
+Optimiser = Literal["paper", "adamw"]
 OBJECT = "python:"
 """Stands in run.yaml before the type of data that only the Python program has."""
-Logger = Literal["tensorboard", "wandb", "mlflow"]
+Logger = Literal["tensorboard", "wandb", "mlflow", "none"]
+DEVICES, PRECISIONS, OPTIMISERS, LOGGERS = map(get_args, (Device, Precision, Optimiser, Logger))
 
 
 def _flag(default: Any, text: str, *, learning: bool = False) -> Any:
@@ -37,7 +40,7 @@ class Flags:
     batch_size: int | None = _flag(None, "Samples per update over all devices. Default: the paper's.", learning=True)
     accumulate: int = _flag(1, "Micro-batches per update, to fit a large batch into memory.", learning=True)
     lr: float | None = _flag(None, "Peak learning rate, already scaled by the batch.", learning=True)
-    optimiser: Literal["paper", "adamw"] = _flag(
+    optimiser: Optimiser = _flag(
         "paper", "adamw (2e-3) learns faster in trainings too short for the paper's.", learning=True
     )
     weight_decay: float | None = _flag(None, "Peak weight decay.", learning=True)
@@ -46,7 +49,7 @@ class Flags:
     init_from: Path | None = _flag(None, "A run whose weights to begin with.", learning=True)
     labels: Path | None = _flag(None, "CSV of path,label for the online probe.", learning=True)
     devices: int = _flag(1, "Processes, one for each device.")
-    device: Literal["auto", "cpu", "cuda"] = _flag("auto", "Where to train.")
+    device: Device = _flag("auto", "Where to train.")
     precision: Precision = _flag("auto", "auto is bf16 where the processor has it, else 32.")
     compile: bool = _flag(False, "Compile the encoder.")
     workers: int | None = _flag(None, "Processes that decode large images. Default: by the machine.")
@@ -55,7 +58,7 @@ class Flags:
     probe_every: int | None = _flag(None, "Epochs between two kNN probes, 0 for none. Default: ten in a run.")
     save_minutes: float = _flag(5.0, "Minutes between two checkpoints; one more is saved at the end.")
     log_every: int = _flag(20, "Updates between two lines of metrics.csv.")
-    logger: tuple[Logger, ...] = _flag((), "Log there too, beside the CSV.")
+    logger: tuple[Logger, ...] | None = _flag(None, "Beside the CSV. Default: tensorboard where it is installed.")
     report: bool = _flag(True, "Write report.html at the end.")
     out: Path | None = _flag(None, "The run's folder. Default: runs/METHOD-DATA-BACKBONE.")
     resume: bool = _flag(False, "Go on with the run in --out, from its last checkpoint.")
@@ -67,6 +70,12 @@ class Flags:
             raise UserError("backbone takes a name; a module of your own goes through wrap() and a recipe, see README")
         if self.devices > 1 and not isinstance(self.data, str):
             raise UserError("devices above 1 start new processes, which take data by name or path only")
+        for name, words in (("device", DEVICES), ("precision", PRECISIONS), ("optimiser", OPTIMISERS)):
+            if getattr(self, name) not in words:
+                raise unknown(name, str(getattr(self, name)), words)
+        for name in self.logger or ():
+            if name not in LOGGERS:
+                raise unknown("logger", str(name), LOGGERS)
         for name in (
             "image_size",
             "epochs",
@@ -120,8 +129,8 @@ def flags_from(values: dict[str, Any]) -> Flags:
             typed[name] = Path(typed[name])
     if isinstance(typed.get("data"), Path):
         typed["data"] = str(typed["data"])
-    if "logger" in typed:
-        typed["logger"] = tuple(typed["logger"])
+    if typed.get("logger") is not None:
+        typed["logger"] = (typed["logger"],) if isinstance(typed["logger"], str) else tuple(typed["logger"])
     return Flags(**typed)
 
 

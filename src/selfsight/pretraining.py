@@ -12,9 +12,10 @@ import torch.distributed as dist
 from selfsight.data.cache import cache_folder
 from selfsight.data.loader import Loader
 from selfsight.data.protocol import Source
+from selfsight.data.workers import default_workers
 from selfsight.encoders.backbone import Backbone
 from selfsight.encoders.store import save_encoder
-from selfsight.engine.journal import check_loggers
+from selfsight.engine.journal import pick_loggers
 from selfsight.engine.launch import PREPARED, is_launched, launch
 from selfsight.engine.loop import Ending, Execution, train
 from selfsight.engine.machine import Machine, open_machine, pick_device, pick_precision
@@ -28,11 +29,11 @@ from selfsight.engine.run import (
     write_settings,
 )
 from selfsight.engine.start import Say, open_source, prepare, same_data
-from selfsight.errors import TrainingError, UserError
+from selfsight.errors import TrainingError, UserError, unknown
 from selfsight.evaluation.online import online_probe
 from selfsight.flags import Flags, arguments, command, flags_from, seconds
 from selfsight.recipes import catalogue
-from selfsight.recipes.assembly import Assembly
+from selfsight.recipes.assembly import Assembly, encoder_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def pretrain(method: str, *, say: Say | None = None, **options: Any) -> OpenRun:
     flags = flags_from({k: v for k, v in options.items() if k in names})
     for name in unknown_or_own:
         if name not in own:
-            flags_from({name: None})  # raises, with the nearest name
+            raise unknown("flag", name, names | set(own))
     tell = say or (lambda text: None)
     folder, _ = run_from_flags(method, flags, unknown_or_own, given=given, say=tell, quiet=say is None)
     return open_run(folder)
@@ -98,7 +99,7 @@ def run_from_flags(
     if kind == "cuda" and flags.devices > torch.cuda.device_count() and not is_launched():
         raise UserError(f"--devices is {flags.devices} but this machine has {torch.cuda.device_count()} GPUs")
     pick_precision(flags.precision, kind)
-    check_loggers(flags.logger)
+    pick_loggers(flags.logger)
     folder = flags.out or Path("runs") / "-".join(
         [method, _short(flags.data), (flags.backbone or "default").replace("/", "_")]
     )
@@ -209,14 +210,14 @@ def _train(job: Job) -> Ending:
         save_seconds=60 * flags.save_minutes,
         log_every=flags.log_every,
         resume=flags.resume,
-        loggers=flags.logger,
+        loggers=pick_loggers(flags.logger),
         settings=dict(job.settings),
         quiet=job.quiet,
     )
     probe = None
     if job.source.labels is not None and every:
-        about = {"samples": len(job.source), "image_size": job.assembly.resolved["image_size"]}
-        probe = online_probe(encoder, recipe.views.plain, flags, **about, device=machine.device, world=machine.world)
+        workers = default_workers(machine.world) if flags.workers is None else flags.workers
+        probe = online_probe(encoder, recipe.views.plain, job.source, device=machine.device, workers=workers)
     try:
         return train(recipe, loader, machine, execution, probe)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -233,8 +234,8 @@ def _tell(job: Job) -> None:
     title = catalogue.card(job.settings["method"]).title
     job.say(f"{title} on {job.source.name}: {len(job.source):,} images at {resolved['image_size']} px")
     if job.source.labels is not None:
-        job.say(f"labels ({len(job.source.classes)} classes) are for the online probe alone; "
-                "where the data have no test split, a fifth of each class is held back for it")  # fmt: skip
+        job.say(f"labels ({len(job.source.classes)} classes) are for the online probe alone; where the data have no "
+                "test split, a fifth of each class is held back for evaluation")  # fmt: skip
     width = job.assembly.encoder.width
     job.say(f"backbone {resolved['backbone']} (features of {width}), batch {resolved['batch_size']}, "
             f"{resolved['epochs']} epochs")  # fmt: skip
@@ -269,15 +270,3 @@ def _close(job: Job, ended: Ending) -> None:
         from selfsight.report.page import write_report  # noqa: PLC0415 - imports the plotting library
 
         say(f"report: {write_report(folder)}")
-
-
-def encoder_facts(assembly: Assembly, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What encoder.json says beside the encoder's own facts."""
-    normalise = getattr(assembly.recipe.views.plain, "normalise", None)
-    return {
-        "method": settings["method"],
-        "normalise": {"mean": list(normalise[0]), "std": list(normalise[1])} if normalise else None,
-        "data": settings["data"]["name"],
-        "epochs": settings["resolved"]["epochs"],
-        "selfsight": settings["selfsight"],
-    }

@@ -25,6 +25,16 @@ def test_a_labelled_folder_is_divided_within_each_class(loose: Path) -> None:
     assert values(open_data(str(loose), split="all")) == list(range(20))
 
 
+def test_folders_of_few_images_lose_none(tmp_path: Path) -> None:
+    """One folder a patient is no class: none of its images is kept from training."""
+    names = [f"patient{p}/{i}.png" for p in range(6) for i in range(1 + p % 2)]
+    train, test = open_splits(folder_of(tmp_path / "scans", names))
+    assert (len(train), len(test)) == (9, 0)
+    mixed = [*names, *(f"many/{i}.png" for i in range(5))]
+    train, test = open_splits(folder_of(tmp_path / "mixed", mixed))
+    assert (len(train), len(test)) == (13, 1)
+
+
 def test_an_unlabelled_folder_is_all_for_training(tmp_path: Path) -> None:
     train, test = open_splits(folder_of(tmp_path / "d", [f"{i}.png" for i in range(10)]))
     assert values(train) == list(range(10))

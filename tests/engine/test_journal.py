@@ -1,11 +1,15 @@
 """The tables of a run: they grow by rows and columns, and forget what comes after the step resumed from."""
 
 import csv
+import importlib.util
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from selfsight.engine.journal import Journal, Table
+from selfsight.engine import tallies
+from selfsight.engine.journal import Journal, Table, pick_loggers
 from selfsight.errors import UserError
 
 
@@ -48,9 +52,44 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     assert list(tmp_path.glob("events*"))
 
 
-def test_a_logger_that_is_not_installed_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys  # noqa: PLC0415
+def test_a_closed_logger_is_ended_and_a_resumed_run_purges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
 
+    class Writer:
+        def __init__(self, folder: str, purge_step: int | None) -> None:
+            told.append(purge_step)
+
+        def close(self) -> None:
+            told.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    for step in (0, 21):
+        Journal(tmp_path, step=step, settings={}, loggers=("tensorboard",)).close()
+    assert told == [None, "closed", 21, "closed"]
+
+
+def test_tensorboard_is_the_default_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert pick_loggers(None) == ("tensorboard",)
+    assert pick_loggers(("none",)) == ()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert pick_loggers(None) == ()
+
+
+def test_time_that_is_no_training_lowers_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 3.0, 4.0, 8.0, 8.0])
+    monkeypatch.setattr(tallies.time, "perf_counter", lambda: next(now))
+    timings = tallies.Timings(100)
+    for mark in ("data", "render", "step"):
+        timings.mark(mark)
+    timings.count()
+    timings.skip()  # a probe of four seconds
+    line = timings.take(1)
+    assert line["images_per_second"] == 25
+    assert [line[f"{part}_share"] for part in ("data", "render", "step")] == [0.125, 0.25, 0.125]
+
+
+def test_a_logger_that_is_not_installed_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'selfsight\[wandb\]'"):
         Journal(tmp_path, step=0, settings={}, loggers=("wandb",))

@@ -12,6 +12,8 @@ from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import permutation, subset
 
 TEST_SHARE = 0.2
+LEAST_CLASS = 5
+"""Images of a class below which none is held back."""
 
 
 class Chosen:
@@ -129,7 +131,9 @@ def with_labels(source: Source) -> Source:
 
 
 def divided(source: Source) -> tuple[Source, Source]:
-    """Train and test, 80/20 within each class by key; images without label are for training.
+    """Train and test, 80/20 within each class of at least five by key; all other images are for training.
+
+    So folders of one or two images each, which sort by patient and not by class, lose none; their test is empty.
 
     The key is fixed: no seed may move an image that one run was trained on into the test of another. Without labels
     there is nothing to hold back: train is all images, test a keyed fifth of them.
@@ -143,10 +147,8 @@ def divided(source: Source) -> tuple[Source, Source]:
     known = within[labels[within] >= 0]
     counts = np.bincount(labels[known], minlength=int(labels.max()) + 1)
     rank = np.arange(len(known)) - np.repeat(np.cumsum(counts) - counts, counts)
-    share = np.where(counts > 1, np.maximum(1, np.rint(counts * TEST_SHARE)), 0)
+    share = np.where(counts >= LEAST_CLASS, np.rint(counts * TEST_SHARE), 0)
     test = known[rank < share[labels[known]]]
-    if len(test) == 0:
-        raise DataError(f"{source.name} has one image a class, so none can be held back for a test; give a test set")
     keep = np.ones(len(source), dtype=np.bool_)
     keep[test] = False
     return Chosen(source, np.flatnonzero(keep), name=source.name), Chosen(source, np.sort(test), name=source.name)

@@ -43,6 +43,9 @@ def build_encoder(
         small_stem: convolutional stem and pooling give way to ``adapt_stem``'s; by default up to 96 px.
         timm_options: go to timm's constructor (``patch_size``, ``depth``...).
 
+    ResNets begin with timm's scale of zero in each block's last norm, as SimCLR, SimSiam and Barlow Twins have it.
+    Elsewhere it is one (MoCo, SwAV, RotNet, BYOL's paper): ``zero_init_last=False``.
+
     >>> encoder = build_encoder("resnet18", image_size=32)
     >>> encoder.width, encoder.stride
     (512, 8)

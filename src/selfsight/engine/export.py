@@ -21,6 +21,7 @@ from selfsight.encoders.stem import adapt_stem
 from selfsight.encoders.store import load_encoder, read_facts, replace_file, save_encoder, weights
 from selfsight.engine.run import open_run
 from selfsight.errors import UserError, unknown
+from selfsight.recipes.assembly import encoder_facts
 
 Format = Literal["timm", "torchvision", "onnx", "huggingface", "safetensors"]
 TOLERANCE = 1e-5
@@ -70,7 +71,7 @@ def _opened(folder: Path, which: Literal["last", "best"]) -> tuple[nn.Module, Ma
     if which == "last" and ((folder / "encoder.json").exists() or not (folder / "checkpoints").exists()):
         return load_encoder(folder), read_facts(folder)
     run = open_run(folder)
-    return run.encoder(which), {"method": run.method, "data": run.settings["data"]["name"]}
+    return run.encoder(which), encoder_facts(run.assembly, run.settings)
 
 
 def _timm(encoder: Any, facts: Mapping[str, Any], out: Path) -> Path:

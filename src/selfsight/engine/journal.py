@@ -2,10 +2,11 @@
 
 import csv
 import importlib
+import importlib.util
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfsight.engine.checkpoint import write_atomically
 from selfsight.errors import UserError
@@ -67,13 +68,19 @@ class Journal:
         self.alarms = Table(folder / "alarms.csv", ALARMS, keep)
         self.skipped = Table(folder / "skipped.csv", SKIPPED, keep)
         self._skipped = {row["position"] for row in self.skipped.kept}
-        self._loggers = [_open_logger(name, folder, settings) for name in loggers]
+        self._loggers = [_open_logger(name, folder, step, settings) for name in loggers]
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         self.metrics.add(row)
         numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "step"}
-        for log in self._loggers:
-            log(numbers, row["step"])
+        for logger in self._loggers:
+            logger.log(numbers, row["step"])
+
+    def close(self) -> None:
+        """Ends what the loggers opened; the tables need no end."""
+        for logger in self._loggers:
+            logger.close()
+        self._loggers = []
 
     def skip(self, position: int, where: str, reason: str) -> None:
         """Once for each image, over all parts of a run."""
@@ -82,31 +89,42 @@ class Journal:
             self.skipped.add({"position": position, "where": where, "reason": reason})
 
 
-def check_loggers(names: Sequence[str]) -> None:
-    """Refuses a logger that is not installed."""
+def pick_loggers(asked: Sequence[str] | None) -> tuple[str, ...]:
+    """What was asked for, else TensorBoard where it is installed; refuses a logger that is not."""
+    if asked is None:
+        return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
+    names = tuple(name for name in asked if name != "none")
     for name in names:
         try:
-            importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
+            importlib.import_module(_MODULES[name])
         except ImportError:
             raise UserError(f"--logger {name} needs it installed: pip install 'selfsight[{name}]'") from None
+    return names
 
 
-def _open_logger(name: str, folder: Path, settings: Mapping[str, Any]) -> Any:
-    check_loggers([name])
+_MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+class _Logger(NamedTuple):
+    log: Callable[[Mapping[str, float], int], Any]
+    close: Callable[[], Any]
+
+
+def _open_logger(name: str, folder: Path, step: int, settings: Mapping[str, Any]) -> _Logger:
+    pick_loggers([name])
+    module = importlib.import_module(_MODULES[name])
     if name == "tensorboard":
-        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+        writer = module.SummaryWriter(str(folder), purge_step=step or None)
 
         def to_tensorboard(numbers: Mapping[str, float], step: int) -> None:
             for key, value in numbers.items():
                 writer.add_scalar(key, value, step)
             writer.flush()
 
-        return to_tensorboard
+        return _Logger(to_tensorboard, writer.close)
     if name == "wandb":
-        wandb = importlib.import_module("wandb")
-        wandb.init(project="selfsight", name=folder.name, dir=str(folder), config=dict(settings), resume="allow")
-        return lambda numbers, step: wandb.log(dict(numbers), step=step)
-    mlflow = importlib.import_module("mlflow")
-    mlflow.set_experiment("selfsight")
-    mlflow.start_run(run_name=folder.name)
-    return lambda numbers, step: mlflow.log_metrics(dict(numbers), step=step)
+        run = module.init(project="selfsight", name=folder.name, dir=str(folder), config=dict(settings))
+        return _Logger(lambda numbers, step: run.log(dict(numbers), step=step), run.finish)
+    module.set_experiment("selfsight")
+    module.start_run(run_name=folder.name)
+    return _Logger(lambda numbers, step: module.log_metrics(dict(numbers), step=step), module.end_run)

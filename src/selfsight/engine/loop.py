@@ -6,6 +6,7 @@ probe, checkpoint.
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +61,7 @@ def train(
         synchronise_(method)
     observer.open(how.folder, step=saved.step, settings=how.settings, loggers=how.loggers)
     loader.on_skip = observer.skip
-    timings, sweep = observer.timings, _sweep(recipe, loader, machine)
+    timings, sweep, agree = observer.timings, _sweep(recipe, loader, machine), _Agreement(machine)
     began = last_save = time.monotonic()
     ended: Ending = "done"
 
@@ -70,7 +71,7 @@ def train(
         return moved
 
     method.train()
-    with interruption() as interrupted, observer.progress:
+    with interruption() as interrupted, observer.progress, closing(observer):
         for micro in loader.stream(saved.step, steps):
             timings.mark("data")
             clock = Clock(step=micro.step, steps=steps, epoch=micro.step // per_epoch, epochs=recipe.epochs)
@@ -99,9 +100,7 @@ def train(
                 observer.score(clock, score)
                 saved.keep_best(score)
             passed = time.monotonic() - began
-            stop, late, due = _agree(
-                machine,
-                saved.step,
+            stop, late, due = agree(
                 interrupted(),
                 how.max_seconds is not None and passed > how.max_seconds,
                 time.monotonic() - last_save > how.save_seconds,
@@ -160,15 +159,26 @@ class _Saved:
             self.write("best")
 
 
-def _agree(machine: Machine, step: int, *wishes: bool) -> list[bool]:
-    """What any process wishes, all do; asked every tenth update, since it is a message to all."""
-    if machine.world == 1:
-        return list(wishes)
-    if step % 10:
-        return [False] * len(wishes)
-    asked = torch.tensor(wishes, dtype=torch.int32, device=machine.device)
-    dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-    return [bool(x) for x in asked.tolist()]
+class _Agreement:
+    """What any process wishes, all do. It takes a message to all: at every update that takes long, else every tenth."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.every, self.calls, self.last = 1, 0, time.monotonic()
+
+    def __call__(self, *wishes: bool) -> list[bool]:
+        if self.machine.world == 1:
+            return list(wishes)
+        self.calls += 1
+        if self.calls % self.every:
+            return [False] * len(wishes)
+        now = time.monotonic()
+        slow, self.last = now - self.last > self.every, now  # a second an update
+        asked = torch.tensor([*wishes, slow], dtype=torch.int32, device=self.machine.device)
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+        *agreed, slow = (bool(x) for x in asked.tolist())
+        self.every = 1 if slow else 10
+        return agreed
 
 
 def _reseed(seed: int, step: int, micro: int, rank: int) -> None:

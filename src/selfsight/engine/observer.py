@@ -96,6 +96,11 @@ class Observer:
         self.progress.show({"knn": knn})
         self.timings.skip()
 
+    def close(self) -> None:
+        """Ends the loggers, however the run ended."""
+        if self.journal:
+            self.journal.close()
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that a resumed run writes the same numbers."""
         return {"monitors": self.monitors.state(), "sums": self.sums.state(), "seconds": self.timings.total()}

@@ -137,6 +137,8 @@ class OpenRun:
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
         """The recipe with the run's trained weights."""
+        if which == "best" and not (self.path / "checkpoints" / "best.pt").exists():
+            raise UserError(f"{self.path} has no best checkpoint: it had no labels for the probe; use --which last")
         state = checkpoint.load(self.path / "checkpoints" / f"{which}.pt")
         self.assembly.recipe.method.load_state_dict(state["method"])
         return self.assembly.recipe
@@ -149,10 +151,17 @@ class OpenRun:
             return load_encoder(self.path).eval()
         return self.recipe(which).method.encoder.eval()  # pyright: ignore[reportAttributeAccessIssue]
 
+    def data(self) -> str:
+        """What the run's images were opened from; a ``UserError`` where only the Python program that began it knows."""
+        if str(self.flags.data).startswith(OBJECT):
+            kind = str(self.flags.data).removeprefix(OBJECT)
+            raise UserError(f"{self.path} was trained on a Python object ({kind}), which it cannot open: give data=")
+        return self.flags.data
+
     def source(self, split: Literal["train", "test", "all"] = "train") -> Source:
         """The run's data."""
         return open_data(
-            self.flags.data,
+            self.data(),
             split=split,
             image_size=self.image_size,
             limit=self.flags.limit if split == "train" else None,

@@ -37,14 +37,17 @@ class Sums:
         self.kept = {key: pair.to(self.device) for key, pair in state.items()}
 
 
+_PARTS = ("data", "render", "step", "rest")
+
+
 class Timings:
-    """Where the time goes: waiting for data, rendering views, stepping."""
+    """Where the time goes: waiting for data, rendering views, stepping; and the rest, which counts for no speed."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
         self.before = 0.0
         self.start = self.last = time.perf_counter()
-        self.spent = {"data": 0.0, "render": 0.0, "step": 0.0}
+        self.spent: dict[str, float] = dict.fromkeys(_PARTS, 0.0)
         self.images = 0
 
     def mark(self, name: str) -> None:
@@ -54,8 +57,8 @@ class Timings:
         self.last = now
 
     def skip(self) -> None:
-        """Leaves out what passed since the last mark: a probe, a checkpoint."""
-        self.last = time.perf_counter()
+        """Counts the time since the last mark as the rest: a probe, a checkpoint."""
+        self.mark("rest")
 
     def count(self) -> None:
         """One more update."""
@@ -68,7 +71,8 @@ class Timings:
     def take(self, step: int) -> dict[str, float]:
         """A line of timings.csv. Begins anew."""
         whole = sum(self.spent.values()) or 1e-9
+        rest = self.spent.pop("rest")
         shares = {f"{name}_share": value / whole for name, value in self.spent.items()}
-        speed, self.images = self.images / whole, 0
-        self.spent = dict.fromkeys(self.spent, 0.0)
+        speed, self.images = self.images / max(whole - rest, 1e-9), 0
+        self.spent = dict.fromkeys(_PARTS, 0.0)
         return {"step": step, "seconds": self.total(), "images_per_second": speed, **shares}

@@ -16,7 +16,7 @@ from selfsight.data.protocol import Source
 from selfsight.data.workers import default_workers
 from selfsight.encoders.protocol import Encoder
 from selfsight.engine.run import OpenRun
-from selfsight.errors import TrainingError, UserError
+from selfsight.errors import UserError
 from selfsight.evaluation.features import Features, Kind, OnSkip, Precision, feature_batches
 from selfsight.evaluation.processes import meet, processes
 from selfsight.evaluation.subject import channels_of, open_subject
@@ -73,7 +73,7 @@ def embed(
     subject = open_subject(run, plain=plain, which=which)
     flags = subject.run.flags if subject.run else None
     if data is None:
-        data = flags.data if flags else "world"
+        data = subject.run.data() if subject.run else "world"
         labels = labels or (flags.labels if flags else None)
     size = getattr(subject.plain, "size", None)
     source = open_data(
@@ -111,7 +111,7 @@ def embed(
             counts = _write(batches, source, out, {key: str(value) for key, value in facts.items()}, place)
             shares = _everyones(len(skipped))
     except OSError as error:
-        raise TrainingError(f"cannot write {out}: {error.strerror or error}; nothing was left there") from error
+        raise UserError(f"cannot write {out}: {error.strerror or error}; nothing was left there") from error
     rows = sum(count for count, _ in counts)
     if not rows:
         raise UserError(f"no readable image in {source.name}: none of its {len(source)} images could be decoded")

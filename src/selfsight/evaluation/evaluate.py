@@ -190,11 +190,12 @@ def _numbers(name: str, found: Mapping[str, Finding], subject: Subject, how: Set
 
 
 def save(results: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Writes each result as ``PROTOCOL.json``, whole or not at all."""
+    """Writes each result as ``PROTOCOL.json``, of the best checkpoint ``PROTOCOL-best.json``, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, result in results.items():
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(folder / f"{name}.json", (text + "\n").encode())
+        best = "-best" if result.get("weights") == "best" else ""
+        write_atomically(folder / f"{name}{best}.json", (text + "\n").encode())
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:

@@ -27,6 +27,7 @@ class Subject:
     encoder: Encoder
     plain: Views[Images]
     run: OpenRun | None = None
+    which: Literal["last", "best"] = "last"
 
     @property
     def masked(self) -> bool:
@@ -37,7 +38,8 @@ class Subject:
         """What a saved result says of the encoder."""
         about: dict[str, Any] = {"encoder": getattr(self.encoder, "name", type(self.encoder).__name__)}
         if self.run is not None:
-            about = {"method": self.run.method, **about, "epochs": self.run.settings["resolved"].get("epochs")}
+            epochs = self.run.settings["resolved"].get("epochs")
+            about = {"method": self.run.method, **about, "epochs": epochs, "weights": self.which}
         return about
 
 
@@ -54,7 +56,8 @@ def open_subject(
             raise UserError(f"{type(run).__name__} does not say its image_size; give the evaluation view as plain=")
         return Subject(encoder=cast(Encoder, run), plain=plain or plain_view(cast(int, size), IMAGENET))
     opened = run if isinstance(run, OpenRun) else open_run(cast(Path, run))
-    return Subject(encoder=opened.encoder(which), plain=plain or opened.assembly.recipe.views.plain, run=opened)
+    plain = plain or opened.assembly.recipe.views.plain
+    return Subject(encoder=opened.encoder(which), plain=plain, run=opened, which=which)
 
 
 def channels_of(encoder: Encoder) -> int:
@@ -100,7 +103,7 @@ def open_pair(
 ) -> tuple[Source, Source]:
     """Train and test of ``data``, or of the run's own data where that is None."""
     if data is None:
-        data = subject.run.flags.data if subject.run else "world"
+        data = subject.run.data() if subject.run else "world"
         labels = labels or (subject.run.flags.labels if subject.run else None)
     size = getattr(subject.plain, "size", None)
     channels = channels_of(subject.encoder)
@@ -109,6 +112,11 @@ def open_pair(
 
 def labelled(pair: tuple[Source, Source], protocol: str) -> LabelledData:
     """The images whose label is known; a ``UserError`` that says what to do where there are none."""
+    if len(pair[0]) and not len(pair[1]):
+        raise UserError(
+            f"{pair[0].name} has no class of five images or more, so none was held back for a test, which {protocol} "
+            "needs; give --data with a test split, or use --protocol quality"
+        )
     train, test = (_known(source, protocol) for source in pair)
     classes = max(len(train.classes), *(int(np.max(cast(np.ndarray, s.labels))) + 1 for s in (train, test)))
     if classes < 2:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from selfsight.encoders.build import build_encoder
 from selfsight.errors import UserError, unknown
 from selfsight.flags import Flags
+from selfsight.parts.batchnorm import ScopedBatchNorm
 from selfsight.recipes import catalogue
 from selfsight.recipes.quick import quick
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting
@@ -87,7 +88,7 @@ def assemble(
     except ValueError as error:
         raise UserError(str(error)) from error
     if recipe.batch_size > samples and flags.batch_size is None:
-        fits = _power_of_two(samples // UPDATES)
+        fits = max(_power_of_two(samples // UPDATES), 2)
         smaller = assemble(method, replace(flags, batch_size=fits), hyper, samples=samples, native=native, start=start)
         note = f"the paper's batch of {recipe.batch_size} is larger than the data, {samples} images: taking {fits}"
         return replace(smaller, notes=(note,))
@@ -104,7 +105,19 @@ def assemble(
             f"--batch-size {recipe.batch_size} does not divide into {flags.devices} devices x "
             f"{flags.accumulate} micro-batches"
         )
+    _groups_fit(recipe, recipe.batch_size // (flags.accumulate * flags.devices))
     return Assembly(recipe, _words(recipe, backbone, options, size))
+
+
+def _groups_fit(recipe: Recipe, share: int) -> None:
+    """Refuses a share of the batch that cannot be divided into the groups of its batch norms."""
+    for module in recipe.method.modules():
+        group = module.scope if isinstance(module, ScopedBatchNorm) else "all"
+        if isinstance(group, int) and share > group and share % group:
+            raise UserError(
+                f"batch norm works on groups of {group} samples here, which do not divide {share}, the samples that a "
+                f"device takes at a time; use --batch-size, --accumulate or --devices that give a multiple of {group}"
+            )
 
 
 def _begin_with_(encoder: nn.Module, start: Mapping[str, Tensor], what: str) -> None:
@@ -160,3 +173,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
+
+
+def encoder_facts(assembly: Assembly, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What encoder.json says beside the encoder's own facts."""
+    normalise = getattr(assembly.recipe.views.plain, "normalise", None)
+    return {
+        "method": settings["method"],
+        "normalise": {"mean": list(normalise[0]), "std": list(normalise[1])} if normalise else None,
+        "data": settings["data"]["name"],
+        "epochs": settings["resolved"]["epochs"],
+        "selfsight": settings["selfsight"],
+    }

@@ -13,7 +13,8 @@ of the sheet, and the one that keeps the paper's optimiser and heads): batch 256
 momentum 0.99 to 1, its own LARS (η 0.02, clipped), no blur.
 
 **Differences**: solo-learn's heads have a bias in the last layer; here they are the official code's, without, and start
-as it does, from fan-in normals.
+as it does, from fan-in normals. A ResNet begins with a scale of zero in each block's last norm, as the code does today;
+the paper's began with one.
 """
 
 from functools import partial

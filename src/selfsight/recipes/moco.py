@@ -18,7 +18,8 @@ linear): 0.3 x batch / 256 after a warm-up, decay 1e-4, batch 256, 1000 epochs, 
 **Differences**: cosines move with every update, the official code's with every epoch. A queue is never longer than the
 data, or an image would meet several old keys of its own as negatives, and its default is rounded down to a multiple of
 the batch. The notebook's groups of batch norm are every eighth sample, here they are consecutive; keys are shuffled in
-both. solo-learn trains v2+ on one process, without shuffling.
+both. solo-learn trains v2+ on one process, without shuffling. A ResNet begins with a scale of zero in each block's
+last norm, torchvision's with one.
 """
 
 from dataclasses import replace

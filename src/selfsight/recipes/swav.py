@@ -17,7 +17,8 @@ epoch 50) reaches 89.2 % linear after 1000. ``--small-crops`` adds small crops t
 
 **Differences**: batch norm sees the whole batch, as in the script for batch 256; the large runs' groups of 8 devices
 are not kept. The official learning rates are for the stated batches alone, here they scale with it. A queue is rounded
-down to a multiple of the batch, as in the code.
+down to a multiple of the batch, as in the code. A ResNet begins with a scale of zero in each block's last norm, the
+code's with one.
 """
 
 from dataclasses import replace
