@@ -2,9 +2,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export SELFSIGHT_DATA ?= ../shared/data
 
-BENCHMARKS := views files losses step knn embedding growth world_speed folder_start memory_workers
+BENCHMARKS := views files losses step knn embedding growth world_speed
 
-.PHONY: demo test fast lint bench docs clean
+.PHONY: demo test fast lint bench bench-long docs clean
 
 # torch and torchvision come first and together: alone, a later resolver might pair builds that do not match
 .venv/ready: pyproject.toml constraints.txt
@@ -37,8 +37,13 @@ lint: .venv/ready
 	touch $@
 
 bench: .venv-bench/ready
-	for name in $(BENCHMARKS); do .venv-bench/bin/python benchmarks/$$name.py || exit 1; done
-	.venv-bench/bin/python benchmarks/table.py
+	failed=; for name in $(BENCHMARKS); do .venv-bench/bin/python benchmarks/$$name.py || failed="$$failed $$name"; done; \
+	    .venv-bench/bin/python benchmarks/table.py; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+# what takes longer: time to an accuracy, a folder of a million files, how hard the world is
+bench-long: .venv-bench/ready
+	for name in folder_start memory_workers world_hardness; do .venv-bench/bin/python benchmarks/$$name.py; done
+	for who in ours lightly; do .venv-bench/bin/python benchmarks/time_to_accuracy.py $$who; done
 
 docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -38,23 +38,24 @@ def flags(doc: str | None, name: str) -> argparse.ArgumentParser:
 
 
 def in_turns(contenders: Mapping[str, Work], *, rounds: int = 5, seconds: float = 1.0) -> dict[str, list[float]]:
-    """Items a second of each contender in each round, which gives it at least ``seconds``; the first call warms up."""
-    for work in contenders.values():
-        work()
+    """Items a second of each contender in each round, which gives it at least ``seconds``."""
+    return turns({name: partial(rate, work, seconds) for name, work in contenders.items()}, rounds=rounds)
 
-    def rate(work: Work) -> float:
+
+def rate(work: Work, seconds: float) -> float:
+    """Items a second over at least ``seconds``."""
+    _wait()
+    began, items = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        items += work()
         _wait()
-        began, items = time.perf_counter(), 0
-        while time.perf_counter() - began < seconds:
-            items += work()
-            _wait()
-        return items / (time.perf_counter() - began)
-
-    return turns({name: partial(rate, work) for name, work in contenders.items()}, rounds=rounds)
+    return items / (time.perf_counter() - began)
 
 
 def turns(measures: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, list[float]]:
-    """What each measures in each round, for contenders that take their own time."""
+    """What each measures in each round, for contenders that take their own time; a round before them warms up."""
+    for measure in measures.values():
+        measure()
     found: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():

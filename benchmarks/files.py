@@ -64,16 +64,16 @@ def chunks(n: int) -> Any:
         epoch += 1
 
 
-def ours(source: Source, views: Pipeline[Any], *, rendered: bool) -> Work:
+def ours(source: Source, views: Pipeline[Any], *, on: str | None = None) -> Work:
     cutting, todo = Cutting(source, views, seed=0, substitute=True), chunks(len(source))
 
     def work() -> int:
         chunk = next(todo)
         cutout = cutting[chunk]
         assert not isinstance(cutout, Exception)
-        if rendered:
+        if on:
             key = key_of(0, chunk.epoch, cutout.positions)
-            views.render(cutout.stacks, views.plan(key), key)
+            views.render([stack.to(on) for stack in cutout.stacks], views.plan(key), key)
         return CHUNK
 
     return work
@@ -122,9 +122,9 @@ def main() -> None:
         paths, what = files(given.data, Path(top))
         source = open_data(top, split="all")
         contenders = {
-            "bilinear": ours(source, views["bilinear"], rendered=False),
-            "bicubic": ours(source, views["bicubic"], rendered=False),
-            "whole": ours(source, views["bilinear"], rendered=True),
+            "bilinear": ours(source, views["bilinear"]),
+            "bicubic": ours(source, views["bicubic"]),
+            "whole": ours(source, views["bilinear"], on=given.device),
             "lightly": with_lightly(paths),
             "decoding alone": least(paths),
         }

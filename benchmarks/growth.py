@@ -37,7 +37,7 @@ def batch() -> list[dict[str, float]]:
     """NT-Xent forward and backward of 128-wide embeddings on one thread."""
     with tempfile.TemporaryDirectory() as folder:
         keep = Path(folder) / "kept"
-        return [{"pairs": n, **apart("selfsight", n, "cpu", keep)} for n in (512, 1024, 2048, 4096, 8192)]
+        return [{"pairs": n, **(apart("selfsight", n, "cpu", keep) or {})} for n in (512, 1024, 2048, 4096, 8192)]
 
 
 def data() -> list[dict[str, float]]:
@@ -91,21 +91,12 @@ def processes() -> list[dict[str, float]]:
     found = []
     for n in (1, 2):
         out = Path("runs") / f"growth-{n}"
-        words = [sys.executable, "-m", "selfsight", "pretrain", "simclr", "--data", "world:2048", "--image-size", "32"]
-        words += [
-            "--backbone",
-            "resnet18",
-            "--batch-size",
-            "128",
-            "--epochs",
-            "1",
-            "--devices",
-            str(n),
-            "--threads",
-            "1",
-        ]
-        words += ["--probe-every", "0", "--no-report", "--log-every", "1", "--overwrite", "--out", str(out)]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        words = (
+            "pretrain simclr --data world:1280 --image-size 32 --backbone resnet18 --batch-size 128 --epochs 1 "
+            f"--device cpu --devices {n} --threads 1 --probe-every 0 --no-report --log-every 1 --overwrite --out {out}"
+        )
+        run = [sys.executable, "-m", "selfsight", *words.split()]
+        subprocess.run(run, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
         lines = (out / "timings.csv").read_text(encoding="utf-8").splitlines()
         names, rows = lines[0].split(","), [line.split(",") for line in lines[3:]]
         rates = [float(r[names.index("images_per_second")]) for r in rows]
@@ -137,7 +128,7 @@ def plot(series: dict[str, list[dict[str, float]]], out: Path) -> None:
 
 def _apart(name: str, size: int) -> dict[str, float]:
     words = [sys.executable, str(ME), "--once", name, "--size", str(size)]
-    return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ MAY_IMPORT = {
     "parts": {"parts", "losses", "schedules", "distributed", "batches", "encoders.protocol"},
     "methods": {"method", "batches", "parts", "losses", "schedules", "distributed", "encoders.protocol"},
     "method": {"batches", "encoders.protocol"},
-    "views": {"views", "batches", "keyed"},
-    "encoders": {"encoders", "errors"},
+    "sizes": set(),
+    "views": {"views", "batches", "keyed", "sizes"},
+    "encoders": {"encoders", "errors", "sizes"},
 }
 """Of selfsight's own modules, what each room may import; rooms that are not named may import all."""
 
