@@ -5,9 +5,9 @@
 
 Ours is `selfsight pretrain simclr --backbone tiny_cnn --optimiser adamw --batch-size 250 --lr 4e-3` on the 50,000
 training images, scored after each epoch; lightly's is the loop of its SimCLR example for CIFAR-10 (ResNet-18, SGD at
-0.06, batch 256, its transform without blur) with as many workers as cores, scored every few minutes, with the stem for small images
-(its benchmark's) or the ImageNet stem (its example's). The bank is the whole training set; the clock stands while
-scores are taken. On a GPU: ``ours --device cuda --backbone resnet18 --target 0.85``.
+0.06, batch 256, its transform without blur) with as many workers as cores, scored every few minutes, with the stem for
+small images (its benchmark's) or the ImageNet stem (its example's). The bank is the whole training set; the clock
+stands while scores are taken. On a GPU: ``ours --device cuda --backbone resnet18 --target 0.85``.
 """
 
 import argparse

@@ -48,11 +48,13 @@ class Corner:
     def plan(self, key: Key) -> dict[str, torch.Tensor]:
         return {"u": uniforms(key, "corner", 4)}
 
-    def cut(self, image: torch.Tensor, plan: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        assert len(plan["u"]) == 1
-        y, x, v, w = (plan["u"][0] * 10).int().tolist()
-        small = image[:, v : v + 4, w : w + 4]
-        return [image[None, :, y : y + 6, x : x + 6], torch.stack([small, small])]
+    def cut(self, images: list[torch.Tensor], plan: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        assert len(plan["u"]) == len(images)
+        large, small = [], []
+        for image, (y, x, v, w) in zip(images, (plan["u"] * 10).int().tolist(), strict=True):
+            large.append(image[None, :, y : y + 6, x : x + 6])
+            small.append(torch.stack([image[:, v : v + 4, w : w + 4]] * 2))
+        return [torch.stack(large), torch.stack(small)]
 
     def render(self, images, plan, key):
         raise AssertionError("the loader renders nothing")
@@ -89,7 +91,7 @@ def test_images_and_keys_belong_together(large: bool) -> None:
         plan = Corner().plan(micro.key)["u"]
         for row, position in enumerate(micro.key.index.tolist()):
             image = torch.from_numpy(source.read(position))
-            whole = Corner().cut(image, {"u": plan[row : row + 1]}) if large else [image]
+            whole = [cut[0] for cut in Corner().cut([image], {"u": plan[row : row + 1]})] if large else [image]
             torch.testing.assert_close([stack[row] for stack in stacks(micro)], whole, rtol=0, atol=0)
 
 

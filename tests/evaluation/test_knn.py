@@ -37,9 +37,11 @@ def naive(train: Features, test: Features, k: int, temperature: float) -> list[i
 
 @pytest.mark.parametrize("temperature", [0.03, 0.07, 1.0])
 @pytest.mark.parametrize("k", [1, 5, 20])
-def test_equals_the_definition(k: int, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [11, 84])  # uneven blocks; and one of 42 groups with an odd rest
+def test_equals_the_definition(block: int, k: int, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knn, "QUERIES", 7)
-    monkeypatch.setattr(knn, "KEYS", 11)  # many uneven blocks
+    monkeypatch.setattr(knn, "KEYS", block)
+    monkeypatch.setattr(knn, "GROUP", 2)
     train, test = some(103), some(31, seed=1)
     train, test = (f._replace(x=f.x.double()) for f in (train, test))
     got = knn_votes(train, test, k=k, temperature=temperature).argmax(1).tolist()

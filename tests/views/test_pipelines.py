@@ -55,14 +55,26 @@ def tensors(batch: tuple) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("views", pipelines())
+def test_images_are_cut_together_as_each_alone(views: Pipeline) -> None:
+    """Of any sizes, tall and wide ones that no drawn crop may fit, in any memory layout."""
+    sizes = [(48, 56), (200, 20), (21, 190), (33, 33), (64, 48)]
+    images = [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8).permute(2, 0, 1) for h, w in sizes]
+    plan = views.plan(key(*range(5)))
+    together = views.cut(images, plan)
+    for k, image in enumerate(images):
+        alone = views.cut([image.contiguous()], {name: u[k : k + 1] for name, u in plan.items()})
+        for whole, one in zip(together, alone, strict=True):
+            assert torch.equal(whole[k], one[0])
+
+
+@pytest.mark.parametrize("views", pipelines())
 @pytest.mark.parametrize("channels", [3, 1])
 def test_cut_and_render_is_rendering_whole_images(views: Pipeline, channels: int) -> None:
     coarse = torch.rand(24, channels, 6, 7, generator=torch.Generator().manual_seed(0))
     images = (torch.nn.functional.interpolate(coarse, (48, 56), mode="bilinear") * 255).to(torch.uint8)
     who = key(*range(24))
     plan = views.plan(who)
-    cuts = [views.cut(images[k], {name: u[k : k + 1] for name, u in plan.items()}) for k in range(24)]
-    stacks = [torch.stack(same) for same in zip(*cuts, strict=True)]
+    stacks = views.cut(list(images), plan)
     assert all(stack.dtype == torch.uint8 for stack in stacks)
     assert len(stacks) == len({view.size for view in views.views})
     whole, from_cuts = views.render(images, plan, who), views.render(stacks, plan, who)
@@ -114,7 +126,7 @@ def test_the_plain_view_is_the_evaluation_view_and_needs_no_plan() -> None:
     assert plain.plain == plain
     images, who = torch.randint(0, 256, (3, 3, 150, 170), dtype=torch.uint8), key(5, 6, 7)
     plan = plain.plan(who)
-    cut = torch.stack([plain.cut(image, plan)[0] for image in images])
+    cut = plain.cut(list(images), plan)[0]
     theirs = TF.center_crop(TF.resize(images, [128], antialias=True), [112, 112])
     expected = TF.normalize(theirs.float() / 255, *IMAGENET)
     for batch in (plain.render(images, plan, who), plain.render([cut], plan, who)):
@@ -126,7 +138,7 @@ def test_the_plain_view_of_small_images_changes_nothing() -> None:
     images, who = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8), key(1, 2, 3)
     plain = plain_view(32, None)
     assert torch.equal(plain.render(images, {}, who).x, images.float() / 255)
-    assert torch.equal(plain.cut(images[0], {})[0][0], images[0])
+    assert torch.equal(plain.cut([images[0]], {})[0][0, 0], images[0])
 
 
 def test_what_cannot_be_is_refused_in_one_line() -> None:

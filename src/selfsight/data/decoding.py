@@ -167,7 +167,7 @@ def _pixels(image: Image.Image) -> UInt8[np.ndarray, "c h w"]:
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
     wanted = "L" if image.mode in ("1", "L") else "RGB"
-    array = np.asarray(image if image.mode == wanted else image.convert(wanted))
+    array = np.array(image if image.mode == wanted else image.convert(wanted))  # a copy that may be written to
     return channels_first(array) if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
@@ -199,11 +199,15 @@ def to_bytes(array: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
 
 
 def fit_channels(image: UInt8[np.ndarray, "b h w"], channels: int) -> UInt8[np.ndarray, "c h w"]:
-    """Grey to RGB by repetition, RGB to grey by ITU-R 601-2; other numbers of channels must agree."""
+    """Grey to RGB by repetition, RGB to grey by ITU-R 601-2; other numbers of channels must agree.
+
+    What needs no change stays as it lies in memory: a decoded picture's channels of a pixel side by side, which is what
+    cutting and resizing are quickest on.
+    """
     if len(image) == 1 and channels == 3:
         return np.repeat(image, 3, axis=0)
     if len(image) == 3 and channels == 1:
         return np.asarray(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).convert("L"))[None]
     if len(image) != channels:
         raise Unreadable(f"has {len(image)} channels, not {channels}; --channels {len(image)} reads such images")
-    return np.ascontiguousarray(image)
+    return image if image.flags.writeable else image.copy(order="K")  # torch takes no memory that is another's

@@ -65,11 +65,8 @@ class Cutting(Dataset[Cutout]):
         if len(read.images) == 0:
             return Cutout([], read.positions, read.skips)
         plan = self.views.plan(key_of(self.seed, epoch, read.positions))
-        cuts = [
-            self.views.cut(torch.from_numpy(image), {name: values[i : i + 1] for name, values in plan.items()})
-            for i, image in enumerate(read.images)
-        ]
-        return Cutout([torch.stack(sizes) for sizes in zip(*cuts, strict=True)], read.positions, read.skips)
+        stacks = self.views.cut([torch.from_numpy(image) for image in read.images], plan)
+        return Cutout(stacks, read.positions, read.skips)
 
 
 def key_of(seed: int, epoch: int, positions: np.ndarray) -> Key:

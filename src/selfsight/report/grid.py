@@ -49,8 +49,7 @@ def render_batch(views: Views[Any], originals: Originals, *, epoch: int = 0, see
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) == 1 and max(images[0].shape[1:]) <= SMALL:
         return views.render(torch.stack(images), plan, key)
-    cuts = [views.cut(image, {k: v[i : i + 1] for k, v in plan.items()}) for i, image in enumerate(images)]
-    return views.render([torch.stack(stack) for stack in zip(*cuts, strict=True)], plan, key)
+    return views.render(views.cut(images, plan), plan, key)
 
 
 def _range(views: Views[Any], channels: int) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:

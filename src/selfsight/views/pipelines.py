@@ -5,6 +5,7 @@ the seed and on nothing else. All views of one size are rendered in one go.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -38,14 +39,18 @@ class Pipeline(ABC, Generic[B]):
         """Each view's uniform numbers, ``view0``, ``view1``..., and the mask's where the batch has one."""
         return {f"view{v}": uniforms(key, f"view{v}", DRAWS) for v in range(len(self.views))}
 
-    def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "_ c _ _"]]:
-        """Crops, flips and resizes one image for all views: one stack for each size of crop."""
-        height, width = image.shape[1:]
-        crops: dict[int, list[Tensor]] = {size: [] for size in sizes(self.views)}
+    def cut(self, images: Sequence[UInt8[Tensor, "c _ _"]], plan: Plan) -> list[UInt8[Tensor, "b _ c _ _"]]:
+        """Crops, flips and resizes each image for all views: one stack for each size of crop."""
+        height, width = (torch.tensor([image.shape[axis] for image in images]) for axis in (1, 2))
+        counts = Counter(view.size for view in self.views)
+        stacks = {s: torch.empty(len(images), counts[s], len(images[0]), s, s, dtype=torch.uint8) for s in counts}
         for v, view in enumerate(self.views):
+            place = sum(other.size == view.size for other in self.views[:v])
             box = boxes(view, plan[f"view{v}"], height, width)
-            crops[view.size].append(geometry.cut(image, box, view.size, view.interpolation))
-        return [torch.stack(stack) for stack in crops.values()]
+            for i, image in enumerate(images):
+                own = box.each(lambda field, i=i: field[i : i + 1])
+                stacks[view.size][i, place] = geometry.cut(image, own, view.size, view.interpolation)
+        return [stacks[size] for size in sizes(self.views)]
 
     def render(self, images: UInt8[Tensor, "b c h w"] | Cuts, plan: Plan, key: Key) -> B:
         """Renders the batch where ``images`` lie. Keep ``plan`` on the CPU: it is read there to sort the work."""
@@ -124,8 +129,10 @@ class PlainView(Views[Images]):
     def plan(self, key: Key) -> Plan:
         return {}
 
-    def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "1 c s s"]]:
-        return [geometry.centre(image[None], self.size, self.resize, self.interpolation)]
+    def cut(self, images: Sequence[UInt8[Tensor, "c _ _"]], plan: Plan) -> list[UInt8[Tensor, "b 1 c s s"]]:
+        return [
+            torch.stack([geometry.centre(image[None], self.size, self.resize, self.interpolation) for image in images])
+        ]
 
     @torch.no_grad()
     def render(self, images: UInt8[Tensor, "b c h w"] | Cuts, plan: Plan, key: Key) -> Images:

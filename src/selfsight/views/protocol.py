@@ -26,8 +26,8 @@ class Views(Protocol[B_co]):
         """Draws all random numbers of the batch ``key`` (on the CPU; a pure function of the key)."""
         ...
 
-    def cut(self, image: UInt8[Tensor, "c h w"], plan: Plan) -> list[UInt8[Tensor, "_ c _ _"]]:
-        """Cuts and resizes the planned boxes of one image; ``plan`` is that image's, with leading axis 1."""
+    def cut(self, images: Sequence[UInt8[Tensor, "c _ _"]], plan: Plan) -> list[UInt8[Tensor, "b _ c _ _"]]:
+        """Cuts and resizes the planned boxes of some images, of any sizes: one stack for each size of crop."""
         ...
 
     def render(self, images: UInt8[Tensor, "b c h w"] | Cuts, plan: Plan, key: Key) -> B_co:

@@ -185,38 +185,41 @@ class Colours(NamedTuple):
         return Colours._make(map(change, self))
 
 
-def boxes(view: View, u: Float[Tensor, "b n"], height: int, width: int) -> Boxes:
-    """The boxes that the uniform numbers ``u`` mean on images of ``height`` by ``width`` pixels."""
+def boxes(
+    view: View, u: Float[Tensor, "b n"], height: int | Int[Tensor, " b"], width: int | Int[Tensor, " b"]
+) -> Boxes:
+    """The boxes that the uniform numbers ``u`` mean on images of ``height`` by ``width`` pixels, all or each."""
     flip = u[:, _FLIP] < view.flip
     u = u.double()
+    height, width = (torch.as_tensor(side, dtype=torch.float64).expand(len(u)) for side in (height, width))
     if view.scale is None:
         down, right = (torch.floor(u[:, k] * (2 * view.padding + 1)) - view.padding for k in (_TOP, _LEFT))
         whole = torch.ones_like(down)
         return Boxes(
             down * height / view.size, right * width / view.size, whole * height, whole * width, flip, closed=False
         )
-    area = height * width * (view.scale[0] + u[:, _AREA] * (view.scale[1] - view.scale[0]))
+    area = (height * width)[:, None] * (view.scale[0] + u[:, _AREA] * (view.scale[1] - view.scale[0]))
     low, high = math.log(view.ratio[0]), math.log(view.ratio[1])
     ratio = torch.exp(low + u[:, _RATIO] * (high - low))
     w, h = torch.round(torch.sqrt(area * ratio)), torch.round(torch.sqrt(area / ratio))
-    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+    fits = (w >= 1) & (w <= width[:, None]) & (h >= 1) & (h <= height[:, None])
     first = fits.int().argmax(1, keepdim=True)
     found = fits.any(1)
     central_h, central_w = _central(height, width, view.ratio)
     h = torch.where(found, h.gather(1, first)[:, 0], central_h)
     w = torch.where(found, w.gather(1, first)[:, 0], central_w)
-    top = torch.where(found, torch.floor(u[:, _TOP] * (height - h + 1)), (height - central_h) // 2)
-    left = torch.where(found, torch.floor(u[:, _LEFT] * (width - w + 1)), (width - central_w) // 2)
+    top = torch.where(found, torch.floor(u[:, _TOP] * (height - h + 1)), torch.floor((height - central_h) / 2))
+    left = torch.where(found, torch.floor(u[:, _LEFT] * (width - w + 1)), torch.floor((width - central_w) / 2))
     return Boxes(top, left, h, w, flip, closed=True)
 
 
-def _central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
+def _central(
+    height: Float[Tensor, " b"], width: Float[Tensor, " b"], ratio: tuple[float, float]
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The largest central box whose ratio is allowed."""
-    if width / height < ratio[0]:
-        return round(width / ratio[0]), width
-    if width / height > ratio[1]:
-        return height, round(height * ratio[1])
-    return height, width
+    narrow, wide = width / height < ratio[0], width / height > ratio[1]
+    tall = torch.where(narrow, torch.round(width / ratio[0]), height)
+    return tall, torch.where(wide, torch.round(height * ratio[1]), width)
 
 
 def colours(view: View, u: Float[Tensor, "b n"]) -> Colours:
