@@ -114,7 +114,7 @@ def test_local_links_lead_somewhere(path):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-COMMAND_FLAGS = {"data", "out", "protocol", "format", "kind", "positions", "epoch", "from", "help", "version"}
+COMMAND_FLAGS = {"data", "out", "protocol", "format", "kind", "positions", "epoch", "from", "help", "version", "which"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

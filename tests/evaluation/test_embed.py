@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from selfsight.data.protocol import Source
-from selfsight.errors import TrainingError, UserError
+from selfsight.errors import UserError
 from selfsight.evaluation import embed as module
 from selfsight.evaluation.embed import embed
 from selfsight.evaluation.features import Features, extract
@@ -83,7 +83,7 @@ def test_a_failure_leaves_the_file_that_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ParquetFile, "add", breaks)
-    with pytest.raises(TrainingError, match=r"cannot write .*No space left on device"):
+    with pytest.raises(UserError, match=r"cannot write .*No space left on device"):
         embed(encoder, data=pictures(9), out=out, plain=PLAIN)
     assert out.read_bytes() == before
     assert list(tmp_path.iterdir()) == [out]

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,8 @@ class Plain:
     def plan(self, key: Any) -> Mapping[str, torch.Tensor]:
         return {"u": uniforms(key, "view", 1)}
 
-    def cut(self, image: torch.Tensor, plan: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        return [image[None, :, :32, :32]]
+    def cut(self, images: Sequence[torch.Tensor], plan: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        return [torch.stack([image[None, :, :32, :32] for image in images])]
 
     def stack(self, images: Any) -> torch.Tensor:
         return images if isinstance(images, torch.Tensor) else images[0][:, 0]
