@@ -37,7 +37,7 @@ TRANSFORMER: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224", "patch_siz
 """The encoder of the methods that work with nothing but tokens."""
 
 SHORT: Mapping[str, Any] = {"optimiser": "adamw", "batch_size": 250}
-"""The papers' learning rates, LARS's above all, are made for a hundred thousand updates; here there are a thousand."""
+"""The papers' learning rates, LARS's above all, are made for a hundred thousand updates; here are a few thousand."""
 PEAK: Mapping[str, float] = {"tiny_cnn": 4e-3, "vit_tiny_patch16_224": 1e-3}
 OWN: Mapping[str, Mapping[str, Any]] = {
     "byol": {"momentum": 0.97},  # its paper's for the shortest training, 40 epochs

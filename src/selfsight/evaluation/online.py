@@ -15,7 +15,7 @@ from selfsight.data.splits import Chosen, with_labels
 from selfsight.encoders.protocol import Encoder
 from selfsight.evaluation.features import extract
 from selfsight.evaluation.knn import knn_accuracy
-from selfsight.keyed import subset
+from selfsight.keyed import permutation
 from selfsight.views.protocol import Views
 
 BANK, QUERIES = 5000, 2000
@@ -32,7 +32,7 @@ def online_probe(
     known = with_labels(source)
     if len(known) < 2 or known.labels is None or len(np.unique(known.labels)) < 2:
         return None
-    drawn = np.random.default_rng(0).permutation(subset(len(known), BANK + QUERIES, seed=0))
+    drawn = permutation(len(known), seed=0, epoch=0, stream="probe")[: BANK + QUERIES]
     asking = max(2 * len(drawn) // 7, 1)
     parts = [Chosen(known, np.sort(drawn[part]), name=known.name) for part in (slice(asking, None), slice(asking))]
     place = {"device": device, "workers": workers, "cache_dir": cache_folder()}
