@@ -153,6 +153,7 @@ def test_a_slow_method_still_gets_one_epoch() -> None:
 
 def test_what_a_training_takes_besides_its_epochs_is_paid_from_the_budget() -> None:
     assert whole_epochs(10.0 + 5, 30.0 + 5, 1.0) == 5  # ten seconds an epoch, five for the rest
+    assert whole_epochs(10.0, 9.0, 1.0) == 6  # noise: at worst an epoch takes all of it
 
 
 def test_the_table_is_sorted_by_linear_score(climb, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,7 @@ STEPS = 320
 MARGIN = 4.0
 """Points of linear accuracy above the same encoder untrained, after 320 updates of 64 images."""
 LESS = {"rotation": (2.0, "+3.9 points were measured, at 32 images an update")}
-TOO_SHORT = {
-    "mae": "NOT SHOWN TO LEARN YET: +1.0 and -1.9 points in two settings of 320 updates, and the ladder lacks it"
-}
-"""Open gaps, not exceptions by nature: each is to be closed by a longer training here, or by its ladder result."""
+LONGER = {"mae": (1600, "+0.3 points were measured after 800 updates, +9.8 after 1600")}
 
 
 def features(encoder: nn.Module, images: torch.Tensor, recipe: typing.Any) -> torch.Tensor:
@@ -46,8 +43,7 @@ def linear_accuracy(encoder: nn.Module, recipe: typing.Any) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(catalogue.cards()))
 def test_it_learns(name: str) -> None:
-    if name in TOO_SHORT:
-        pytest.skip(TOO_SHORT[name])
+    steps = LONGER.get(name, (STEPS,))[0]
     recipe = rig.build(name)
     images, _ = rig.pictures(2048)
     start = copy.deepcopy(recipe.method.encoder)
@@ -55,6 +51,6 @@ def test_it_learns(name: str) -> None:
     key = Key(0, torch.zeros(512, dtype=torch.long), torch.arange(512))
     calibrate_(start, [plain.render(images[:512], plain.plan(key), key).x])
     before = linear_accuracy(start, recipe)
-    rig.train(recipe, rig.batches(recipe, STEPS), steps=STEPS, place=rig.machine(bf16=True))
+    rig.train(recipe, rig.batches(recipe, steps), steps=steps, place=rig.machine(bf16=True))
     after = linear_accuracy(recipe.method.encoder, recipe)
     assert after > before + LESS.get(name, (MARGIN,))[0], f"linear accuracy {before:.1f} -> {after:.1f}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from selfsight.engine.update import Updater
 from selfsight.keyed import Key, permutation
 from selfsight.method import Clock, Objective, drive
 from selfsight.parts.batchnorm import set_scope_
+from selfsight.precision import bf16_training
 from selfsight.recipes import catalogue
 from selfsight.recipes.recipe import Recipe
 
@@ -22,7 +23,7 @@ SIZE = 32
 
 
 def machine(rank: int = 0, world: int = 1, *, bf16: bool = False) -> Machine:
-    autocast = (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else nullcontext
+    autocast = partial(bf16_training, "cpu") if bf16 else nullcontext
     return Machine(torch.device("cpu"), rank, world, "bf16" if bf16 else "32", autocast)
 
 

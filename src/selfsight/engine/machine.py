@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from selfsight.errors import UserError
 from selfsight.flags import Flags
+from selfsight.precision import bf16_training
 
 try:
     from lightning_fabric import Fabric
@@ -107,7 +109,9 @@ def open_machine(flags: Flags) -> Machine:
         precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision],  # pyright: ignore[reportArgumentType]
     )
     fabric.launch()
-    return Machine(fabric.device, fabric.global_rank, fabric.world_size, precision, fabric.autocast)
+    on_cpu = precision == "bf16" and kind == "cpu"
+    autocast = partial(bf16_training, kind) if on_cpu else fabric.autocast
+    return Machine(fabric.device, fabric.global_rank, fabric.world_size, precision, autocast)
 
 
 def synchronise_(method: nn.Module) -> None:

@@ -15,6 +15,7 @@ start.
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -40,6 +41,7 @@ from selfsight.evaluation.stream import (
     labelled_batches,
     whole_batch,
 )
+from selfsight.precision import bf16_training
 from selfsight.recipes.recipe import Group, OptimiserSpec, decay_all
 from selfsight.schedules import constant, cosine, warmup_cosine
 from selfsight.views.protocol import Views
@@ -143,7 +145,7 @@ def finetune(
     optimiser = build_optimiser(spec, model.named_parameters())
     batches = labelled_batches(train, crop, epochs=tuning.epochs, batch_size=tuning.batch_size, seed=seed, place=place)
     for x, labels, clock in batches:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with bf16_training(x.device.type) if precision == "bf16" else nullcontext():
             logits = model(x)
         loss = cross_entropy(logits.float(), labels)
         optimiser.zero_grad()
