@@ -151,8 +151,8 @@ def flags_of(name: str) -> Mapping[str, Any]:
 def whole_epochs(one: float, three: float, cpu_minutes: float) -> int:
     """As many whole epochs as the budget holds, at least one, from the CPU seconds of trainings of one and of three.
 
-    What does not grow with the epochs, the building of the model, is part of the budget. Where noise hides what an epoch
-    takes, it is taken to be all of the shorter training.
+    What does not grow with the epochs, the building of the model, is part of the budget. Where noise hides what an
+    epoch takes, it is taken to be all of the shorter training.
 
     >>> whole_epochs(25.0, 65.0, 12.0)
     35
