@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from functools import partial
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,18 @@ def on_config(config: Any) -> Any:
         methods += [{family.capitalize(): pages}] if pages else []
     config["nav"] = [{"Methods": methods} if "Methods" in entry else entry for entry in config["nav"]]
     return config
+
+
+def on_page_content(html: str, **given: Any) -> str:
+    """mkdocs' hook: equations become MathML, which browsers show without a script from elsewhere."""
+    from latex2mathml.converter import convert  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+
+    def mathml(match: re.Match[str]) -> str:
+        display, tex = match["open"] == "[", unescape(match["tex"]).strip()
+        return convert(tex, display="block" if display else "inline")
+
+    pattern = r'<(?P<tag>span|div) class="arithmatex">\\(?P<open>[(\[])(?P<tex>.*?)\\[)\]]</(?P=tag)>'
+    return re.sub(pattern, mathml, html, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
