@@ -1,6 +1,7 @@
 """Debiased and hard-negative losses: the sheets' checks, a slow oracle from the equation, and their relations."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -139,7 +140,7 @@ def test_harder_negatives_cost_more() -> None:
     values = [
         hard_negatives(z1, z2, temperature=0.5, tau_plus=0.0, beta=beta).item() for beta in (0, 0.1, 0.5, 1, 2, 6, 50)
     ]
-    assert all(a < b for a, b in zip(values, values[1:], strict=False))
+    assert all(a < b for a, b in pairwise(values))
 
 
 def test_the_hardest_negative_stands_for_all_in_the_limit() -> None:

@@ -154,5 +154,5 @@ def test_calls_that_cannot_be_meant(loss: PairLoss) -> None:
     z = torch.randn(4, 3)
     with pytest.raises(ValueError, match="only one of all1 and all2"):
         loss(z, z, all1=z)
-    with pytest.raises(ValueError, match="one image|at least 2 samples"):
+    with pytest.raises(ValueError, match=r"one image|at least 2 samples"):
         loss(z[:1], z[:1])

@@ -60,11 +60,12 @@ def test_large_images_are_the_paper_s_variant_of_moco() -> None:
 
 
 def test_flags() -> None:
-    method = align_uniform(small(), align=2.0, uniform=0.5, alpha=1.0, t=3.0, projection=64).method
+    method = align_uniform(small(), align=2.0, uniform=0.5, align_alpha=1.0, uniform_t=3.0, projection=64).method
     assert method.loss.keywords == {"align": 2.0, "uniform": 0.5, "alpha": 1.0, "t": 3.0}
     assert layers(method.projector) == ["512-64+b"]
-    method = align_uniform(small(image_size=224), align=2.0, t=1.0, queue=512, momentum=0.9, projection=32).method
+    flags = {"align": 2.0, "uniform_t": 1.0, "queue": 512, "momentum": 0.9, "projection": 32}
+    method = align_uniform(small(image_size=224), **flags).method
     assert method.queues[0].keys.shape == (512, 32)
     assert (method.momentum(at(7, 200, 256)), method.loss.keywords["align"], method.loss.keywords["t"]) == (0.9, 2, 1)
-    with pytest.raises(ValueError, match="--alpha must be at least 1, not 0.5"):
-        align_uniform(small(), alpha=0.5)
+    with pytest.raises(ValueError, match="--align-alpha must be at least 1"):
+        align_uniform(small(), align_alpha=0.5)

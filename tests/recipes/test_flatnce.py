@@ -45,7 +45,8 @@ def test_small_images_have_the_same_defaults_and_weaker_views() -> None:
 
 
 def test_square_root_scaling_is_the_readmes_column() -> None:
-    for batch, linear, root in ((128, 0.15, 0.85), (256, 0.3, 1.2), (512, 0.6, 1.7), (2048, 2.4, 3.39), (4096, 4.8, 4.8)):
+    column = {128: (0.15, 0.85), 256: (0.3, 1.2), 512: (0.6, 1.7), 2048: (2.4, 3.39), 4096: (4.8, 4.8)}
+    for batch, (linear, root) in column.items():
         assert flatnce(small(batch_size=batch)).optimisers["main"].lr.peak == pytest.approx(linear)
         peak = flatnce(small(batch_size=batch), scaling="sqrt").optimisers["main"].lr.peak
         assert peak == pytest.approx(root, abs=0.006)

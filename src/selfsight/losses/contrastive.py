@@ -10,7 +10,8 @@ whose gradient stays exact when the positive's share comes near 1. Scores are co
 """
 
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -56,7 +57,8 @@ class QueueLoss(Protocol):
     ) -> Float[Tensor, ""]: ...
 
 
-class Pairs(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Pairs:
     """Two views as anchors, each with one positive and all other images' embeddings as negatives.
 
     ``anchors`` and ``candidates`` are normalised and divided by the root of the temperature, so that their inner
@@ -75,17 +77,13 @@ class Pairs(NamedTuple):
         return len(self.candidates) - 2
 
     def negatives(self, sharpness: float = 1.0) -> Float[Tensor, " a"]:
-        """For each anchor the log of the summed exponentials of its negatives' scores times ``sharpness``.
-
-        Where the two factors stay one tensor, so does their product's symmetry.
-        """
+        """For each anchor the log of the summed exponentials of its negatives' scores times ``sharpness``."""
         if sharpness == 0:
             return torch.full_like(self.positive, math.log(self.count))
         root = sharpness**0.5
-        anchors = self.anchors if sharpness == 1 else self.anchors * root
-        if self.candidates is self.anchors:
-            return log_sum_exp(anchors, anchors, skip=self.own)
-        return log_sum_exp(anchors, self.candidates if sharpness == 1 else self.candidates * root, skip=self.own)
+        anchors = self.anchors * root
+        candidates = anchors if self.candidates is self.anchors else self.candidates * root  # still one tensor
+        return log_sum_exp(anchors, candidates, skip=self.own)
 
 
 def paired(
@@ -104,13 +102,10 @@ def paired(
     >>> pairs.count, pairs.positive
     (4, tensor([2.0000, 2.0000, 2.0000, 2.0000, 2.0000, 2.0000]))
     """
-    if (all1 is None) != (all2 is None):
-        raise ValueError("the loss got only one of all1 and all2; give both gathered views or neither")
-    if all1 is None or all2 is None:
-        all1, all2 = z1, z2
+    all1, all2 = everyone(z1, z2, all1, all2)
     b, n = len(z1), len(all1)
     if not 0 <= offset <= n - b:
-        raise ValueError(f"the loss got offset {offset} for {b} rows among {n}; it is where they stand in all1 and all2")
+        raise ValueError(f"the loss got offset {offset} for {b} rows among {n}; it says where they stand in all1")
     if n == 1:
         raise ValueError("the loss got a batch of one image, which has no negatives; give at least two")
     root = temperature**0.5  # on both sides of the product, so that it stays symmetric
@@ -120,6 +115,18 @@ def paired(
     own = torch.arange(offset, offset + b, device=z1.device)
     own = torch.stack([torch.cat([own, own + n]), torch.cat([own + n, own])], dim=1)
     return Pairs(anchors, candidates, own, (anchors[:b] * anchors[b:]).sum(dim=1).repeat(2))
+
+
+def everyone(
+    z1: Float[Tensor, "b d"],
+    z2: Float[Tensor, "b d"],
+    all1: Float[Tensor, "n d"] | None,
+    all2: Float[Tensor, "n d"] | None,
+) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
+    """The views of all processes: the gathered ones, or the two themselves where there is one process."""
+    if (all1 is None) != (all2 is None):
+        raise ValueError("the loss got only one of all1 and all2; give both gathered views or neither")
+    return (z1, z2) if all1 is None or all2 is None else (all1, all2)
 
 
 def nt_xent(

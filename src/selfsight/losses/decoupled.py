@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from selfsight.losses.contrastive import Temperature, paired
+from selfsight.losses.contrastive import Temperature, everyone, paired
 from selfsight.losses.precision import full
 
 
@@ -43,8 +43,7 @@ def decoupled(
     pairs = paired(z1, z2, temperature=temperature, all1=all1, all2=all2, offset=offset)
     if sigma is None:
         return (pairs.negatives() - pairs.positive).mean()
-    whole1, whole2 = (z1, z2) if all1 is None or all2 is None else (all1, all2)
-    weights = von_mises_fisher_weights(whole1, whole2, sigma=sigma)[offset : offset + len(z1)]
+    weights = von_mises_fisher_weights(*everyone(z1, z2, all1, all2), sigma=sigma)[offset : offset + len(z1)]
     return (pairs.negatives() - weights.repeat(2) * pairs.positive).mean()
 
 

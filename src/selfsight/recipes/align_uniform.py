@@ -2,19 +2,19 @@ r"""The recipe of alignment and uniformity (Wang and Isola, 2020, arXiv 2005.102
 ``selfsight.methods.simclr``, and for large images ``selfsight.methods.moco``.
 
 What contrastive losses do in the limit, said directly: views of one image lie near each other, and all images evenly
-on the unit sphere. :math:`L = \lambda_{al} \overline{\lVert x_i - y_i \rVert^\alpha} + \lambda_{un} \tfrac12 (U(x) +
-U(y))` with :math:`U(x) = \log \overline{e^{-t \lVert x_i - x_j \rVert^2}}` over the pairs of one view. Both terms are
-metrics too, without labels: every run writes them down, for :math:`\alpha = t = 2`, and ``--protocol quality`` has
-them. They compare at equal width only.
+on the unit sphere. :math:`L = \lambda_{al} \overline{\lVert x_i - y_i \rVert^\alpha} +
+\lambda_{un} \tfrac12 (U(x) + U(y))` with :math:`U(x) = \log \overline{e^{-t \lVert x_i - x_j \rVert^2}}` over the pairs
+of one view. Both terms are metrics too, without labels: every run writes them down, for :math:`\alpha = t = 2`, and
+``--protocol quality`` has them. They compare at equal width only.
 
-**Small images** (up to 96 px): the official STL-10 script (83.2 % linear with a small AlexNet at 64 px): both weights 1,
-α 2, t 2, SGD, 0.12 x batch / 256, a tenth of it at epochs 155, 170 and 185 of 200, decay 1e-4, batch 768, 128 features
-behind one linear layer, as is the AlexNet's last.
+**Small images** (up to 96 px): the official STL-10 script (83.2 % linear with a small AlexNet at 64 px): both weights
+1, α 2, t 2, SGD, 0.12 x batch / 256, a tenth of it each at epochs 155, 170 and 185 of 200, decay 1e-4, batch 768, 128
+features behind one linear layer, as is the AlexNet's last.
 
 **Large images**: the paper's variant of MoCo in v2's settings (67.7 % linear on ImageNet with ResNet-50, where MoCo v2
 has 67.5 %): alignment of query and key with weight 3, uniformity at t 3 of the queries against the queue and one
-another; 0.03 x batch / 256 on a cosine, decay 1e-4, batch 256, 200 epochs, queue 65536, momentum 0.999. For ImageNet-100
-the authors take 0.03 for a batch of 128.
+another; 0.03 x batch / 256 on a cosine, decay 1e-4, batch 256, 200 epochs, queue 65536, momentum 0.999. For
+ImageNet-100 the authors take 0.03 for a batch of 128.
 
 **Differences** between the paper, the official codes (SsnL/align_uniform e256d47; SsnL/moco 4d690c3, branch
 align_uniform) and this file: squared distances are 2 - 2 cos, whose gradient stays finite where points coincide.
@@ -58,8 +58,8 @@ def align_uniform(
     *,
     align: float | None = None,
     uniform: float = 1.0,
-    alpha: float = 2.0,
-    t: float | None = None,
+    align_alpha: float = 2.0,
+    uniform_t: float | None = None,
     projection: int = 128,
     queue: int | None = None,
     momentum: float = 0.999,
@@ -74,9 +74,9 @@ def align_uniform(
         Weight of alignment. Default: 3, for small images 1.
     uniform
         Weight of uniformity.
-    alpha
+    align_alpha
         Power of the distance in alignment, at least 1.
-    t
+    uniform_t
         Sharpness of the kernel in uniformity. Default: 3, for small images 2.
     projection
         Width of the features on the sphere.
@@ -85,13 +85,13 @@ def align_uniform(
     momentum
         The key encoder's momentum; large images only.
     """
-    positive(align=align, uniform=uniform, t=t, projection=projection)
-    if alpha < 1:
-        raise ValueError(f"--alpha must be at least 1, not {alpha:g}: below, equal views have an infinite gradient")
+    positive(align=align, uniform=uniform, uniform_t=uniform_t, projection=projection)
+    if align_alpha < 1:
+        raise ValueError(f"--align-alpha must be at least 1, not {align_alpha:g}: equal views' gradient is infinite")
     batch = at.batch_size or (768 if at.small else 256)
     sgd = partial(OptimiserSpec, build=partial(SGD, momentum=0.9), weight_decay=constant(1e-4), groups=decay_all)
-    terms = {"align": align or (1.0 if at.small else 3.0), "uniform": uniform, "alpha": alpha}
-    terms["t"] = t or (2.0 if at.small else 3.0)
+    terms = {"align": align or (1.0 if at.small else 3.0), "uniform": uniform, "alpha": align_alpha}
+    terms["t"] = uniform_t or (2.0 if at.small else 3.0)
     w = at.encoder.width
     if at.small:
         peak = 0.12 * batch / 256

@@ -21,10 +21,10 @@ floor, which rises where τ⁺ is too large, and the effective number of negativ
 
 **Differences** between papers, official codes (chingyaoc/DCL 7d6345f, joshr17/HCL 7b4647f) and this file: the papers
 allow several positives for the estimate, both codes use the one that there is, as here. The paper puts features on a
-sphere of radius 1/τ yet has the floor at exp(-1/τ); as in the codes scores are cosines over τ. N counts the negatives of
-all processes. ``--anneal`` lowers β to 0 in nine levels of equal length; the code keeps the first of its nine for two
-parts and comes to 0 for the last few epochs only. A ResNet begins with a scale of zero in each block's last norm, the
-codes' with one.
+sphere of radius 1/τ yet has the floor at exp(-1/τ); as in the codes scores are cosines over τ. N counts the negatives
+of all processes. ``--anneal`` lowers β to 0 in nine levels of equal length; the code keeps the first of its nine for
+two parts and comes to 0 for the last few epochs only. A ResNet begins with a scale of zero in each block's last norm,
+the codes' with one.
 """
 
 from collections.abc import Mapping

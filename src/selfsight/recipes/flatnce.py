@@ -8,8 +8,8 @@ value is always 1; InfoNCE's is written down beside it, as ``info_nce``.
 **Large images**: the official code's defaults: LARS, 0.3 x batch / 256, decay 1e-6, batch 512, 100 epochs, ten of them
 warm-up, a cosine to 1e-6, τ 0.1, a head of two layers with biases and no norm.
 
-**Small images** (up to 96 px): the same defaults, which the code has for CIFAR-10 too, with half the jitter and no blur.
-``--scaling sqrt`` is its README's other column, 0.075 x √batch.
+**Small images** (up to 96 px): the same defaults, which the code has for CIFAR-10 too, with half the jitter and no
+blur. ``--scaling sqrt`` is its README's other column, 0.075 x √batch.
 
 The loss's gradient is larger than NT-Xent's by :math:`1 / (1 - p^+)`, which grows as training proceeds. LARS undoes
 that for matrices, but not for vectors; under SGD it would be a growing learning rate.

@@ -88,6 +88,8 @@ def simclr(
     cifar
         Whose settings small images get: the official repository's readme, or the paper's appendix B.9.
     """
+    if cifar not in ("readme", "paper"):
+        raise ValueError(f"--cifar is '{cifar}'; choose readme or paper")
     readme = at.small and cifar == "readme"
     batch = at.batch_size or ((512 if readme else 1024) if at.small else 4096)
     positive(temperature=temperature, projection=projection, smallest_crop=smallest_crop, layers=layers)
@@ -117,7 +119,10 @@ def peak_rate(base: float, batch: int, scaling: Scaling = "linear") -> float:
     >>> peak_rate(0.3, 4096), peak_rate(0.3, 4096, "sqrt"), peak_rate(0.3, 256), peak_rate(0.3, 256, "sqrt")
     (4.8, 4.8, 0.3, 1.2)
     """
-    return base * batch / 256 if scaling == "linear" else base / 4 * batch**0.5
+    rates = {"linear": base * batch / 256, "sqrt": base / 4 * batch**0.5}
+    if scaling not in rates:
+        raise ValueError(f"--scaling is '{scaling}'; choose linear or sqrt")
+    return rates[scaling]
 
 
 def lars(peak: float, *, decay: float, end: float = 0.0) -> OptimiserSpec:

@@ -47,7 +47,7 @@ def simclr(size: int, *, strength: float = 1.0, blur: bool = True) -> View:
 
 
 def align_uniform(size: int) -> View:
-    """Alignment and uniformity on STL-10 (arXiv 2005.10242; SsnL/align_uniform e256d47): jitter always, hue included."""
+    """Alignment and uniformity on STL-10 (arXiv 2005.10242; SsnL/align_uniform e256d47): jitter always, hue too."""
     return View(size=size, scale=(0.08, 1.0), jitter=Jitter(0.4, 0.4, 0.4, 0.4, p=1.0), grey=0.2, normalise=STL10)
 
 
