@@ -25,7 +25,7 @@ def alignment(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], *, alpha: float 
     >>> alignment(x, -x)
     tensor(4.)
     """
-    distance = (normalize(full(x), dim=1) - normalize(full(y), dim=1)).norm(dim=1)
+    distance = torch.linalg.vector_norm(normalize(full(x), dim=1) - normalize(full(y), dim=1), dim=1)
     return distance.pow(alpha).mean()
 
 

@@ -73,5 +73,5 @@ class SimCLR(Method[TwoViews]):
         loss = self.loss(z1, z2, **given)
         with torch.no_grad():
             log = {name: measure(z1, z2, **given) for name, measure in self.log.items()}
-        watch = {"feature": torch.cat(h).detach(), "projection": torch.cat([z1, z2]).detach()}
-        yield Objective(loss, log=log, watch=watch)
+        z = torch.cat([z1, z2]).detach()
+        yield Objective(loss, log=log, watch={"feature": torch.cat(h).detach(), "projection": z})
