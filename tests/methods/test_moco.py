@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from stand_ins import SmallEncoder, clock, take_step, two_views
 from torch.nn.functional import normalize
 
 from selfsight.losses.contrastive import info_nce
+from selfsight.losses.hypersphere import align_uniform_with_queue
 from selfsight.methods.moco import MoCo
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
@@ -114,6 +116,17 @@ def test_groups_of_keys_are_drawn_by_lot_and_those_of_queries_are_not() -> None:
         expected[group] = normalize(method.key_projector(x.tanh().mean(dim=(2, 3))), dim=1)
     torch.testing.assert_close(first, expected)
     assert not torch.allclose(first, plain(method.key_encoder, method.key_projector, batch.x2), atol=1e-3)
+
+
+def test_the_loss_is_an_argument() -> None:
+    method, batch = moco(), two_views(8)
+    method.loss = partial(align_uniform_with_queue, t=2.0)
+    queue = method.queues[0].keys.clone()
+    q = plain(method.encoder, method.projector, batch.x1)
+    k = plain(method.key_encoder, method.key_projector, batch.x2)
+    objective = take_step(method, batch)
+    torch.testing.assert_close(objective.loss, align_uniform_with_queue(q, k, negatives=queue, t=2.0))
+    torch.testing.assert_close(method.queues[0].keys[:8], k)
 
 
 def test_what_it_hands_over() -> None:

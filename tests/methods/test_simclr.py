@@ -3,11 +3,13 @@
 from functools import partial
 
 import torch
-from stand_ins import SmallEncoder, take_step, two_views
+from stand_ins import SmallEncoder, clock, take_step, two_views
 
 from selfsight.losses.contrastive import nt_xent
+from selfsight.losses.debiased import effective_negatives, hard_negatives
 from selfsight.methods.simclr import SimCLR
 from selfsight.parts import heads
+from selfsight.schedules import linear
 
 
 def simclr() -> SimCLR:
@@ -43,3 +45,32 @@ def test_the_loss_is_an_argument() -> None:
     batch = two_views(4)
     z1, z2 = method.projector(method.encoder(torch.cat([batch.x1, batch.x2]))).chunk(2)
     torch.testing.assert_close(take_step(method, batch, moves=False).loss, (z1 - z2).square().mean())
+
+
+def test_apart_gives_each_view_statistics_of_its_own() -> None:
+    method, batch = simclr(), two_views(8)
+    method.apart = True
+    z1, z2 = (method.projector(method.encoder(x)) for x in (batch.x1, batch.x2))
+    objective = take_step(method, batch, moves=False)
+    torch.testing.assert_close(objective.loss, nt_xent(z1, z2, temperature=0.5))
+    torch.testing.assert_close(objective.watch["projection"], torch.cat([z1, z2]))
+    assert objective.watch["feature"].shape == (16, 6)
+
+
+def test_what_changes_with_the_clock_reaches_the_loss_and_what_is_written_down() -> None:
+    batch = two_views(8)
+    torch.manual_seed(0)
+    method = SimCLR(
+        SmallEncoder(),
+        heads.mlp(6, 4),
+        loss=partial(hard_negatives, temperature=0.5, tau_plus=0.0, beta=9.0),
+        log={"effective_negatives": partial(effective_negatives, temperature=0.5, beta=9.0)},
+        scheduled={"beta": linear(4.0, 0.0)},
+    )
+    z1, z2 = method.projector(method.encoder(torch.cat([batch.x1, batch.x2]))).chunk(2)
+    for step, beta in ((0, 4.0), (50, 2.0), (100, 0.0)):
+        objective = take_step(method, batch, clock(step), moves=False)
+        torch.testing.assert_close(objective.loss, hard_negatives(z1, z2, temperature=0.5, tau_plus=0.0, beta=beta))
+        written = objective.log["effective_negatives"]
+        torch.testing.assert_close(written, effective_negatives(z1, z2, temperature=0.5, beta=beta))
+        assert not written.requires_grad

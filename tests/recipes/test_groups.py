@@ -7,8 +7,12 @@ import torch
 from paper_size import large, small
 from torch import nn
 
+from selfsight.recipes.align_uniform import align_uniform
 from selfsight.recipes.barlow_twins import barlow_twins
 from selfsight.recipes.byol import byol
+from selfsight.recipes.dcl import dcl
+from selfsight.recipes.debiased import debiased, hard_negatives
+from selfsight.recipes.flatnce import flatnce
 from selfsight.recipes.moco import moco_v1, moco_v2
 from selfsight.recipes.recipe import Group, Recipe, Setting
 from selfsight.recipes.rotation import rotation
@@ -37,7 +41,18 @@ def test_large_images(build: Callable[[Setting], Recipe], vectors: Group) -> Non
 
 @pytest.mark.parametrize(
     ("build", "vectors"),
-    [(simclr, LEFT_OUT), (byol, LEFT_OUT), (barlow_twins, LEFT_OUT), (moco_v1, WHOLE), (moco_v2, WHOLE)],
+    [
+        (simclr, LEFT_OUT),
+        (byol, LEFT_OUT),
+        (barlow_twins, LEFT_OUT),
+        (moco_v1, WHOLE),
+        (moco_v2, WHOLE),
+        (flatnce, LEFT_OUT),
+        (dcl, WHOLE),
+        (debiased, WHOLE),
+        (hard_negatives, WHOLE),
+        (align_uniform, WHOLE),
+    ],
 )
 def test_small_images(build: Callable[[Setting], Recipe], vectors: Group) -> None:
     assert _groups(build(small())) == (vectors, WHOLE)

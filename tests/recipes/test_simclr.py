@@ -53,3 +53,25 @@ def test_flags() -> None:
     assert (recipe.epochs, recipe.batch_size, recipe.optimisers["main"].lr.peak) == (3, 256, 1.0)
     assert recipe.method.loss.keywords == {"temperature": 0.2}
     assert layers(recipe.method.projector)[-2:] == ["512-64", "bn[w]"]
+
+
+def test_small_images_by_the_papers_appendix() -> None:
+    recipe = simclr(small(), cifar="paper")
+    spec = recipe.optimisers["main"]
+    assert (recipe.epochs, recipe.batch_size, spec.lr.peak) == (1000, 1024, 4.0)
+    assert spec.weight_decay(at(3, 1000, 1024, 50_000)) == 1e-6
+    assert layers(recipe.method.projector) == ["512-512", "bn[wb]", "ReLU", "512-128", "bn[w]"]
+    assert recipe.method.loss.keywords == {"temperature": 0.5}
+    assert recipe.views.views == (augment.simclr(32, strength=0.5, blur=False),) * 2
+
+
+def test_square_root_scaling() -> None:
+    """Appendix B.1: 0.075 x √batch, which is linear scaling's 4.8 at 4096."""
+    for batch, peak in ((256, 1.2), (1024, 2.4), (4096, 4.8), (8192, 6.788)):
+        recipe = simclr(small(image_size=224, batch_size=batch), scaling="sqrt")
+        assert recipe.optimisers["main"].lr.peak == pytest.approx(peak, rel=1e-4)
+
+
+def test_layers_of_the_head() -> None:
+    assert layers(simclr(small(), layers=1).method.projector) == ["512-128", "bn[w]"]
+    assert len(layers(simclr(small(image_size=224), layers=3).method.projector)) == 8

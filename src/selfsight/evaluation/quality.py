@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from selfsight.losses import hypersphere
+
 
 class PowerLaw(NamedTuple):
     """The exponent of a spectrum's decay, and the share of its variance that the straight line explains."""
@@ -51,6 +53,7 @@ def effective_rank(z: Float[Tensor, "n d"], *, epsilon: float = 1e-7) -> float:
     return (-(p * p.log()).sum()).exp().item()
 
 
+@torch.no_grad()
 def alignment(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], *, alpha: float = 2.0) -> float:
     r"""How far the two views of one image lie apart on the unit sphere: ``mean_i |x_i - y_i|^alpha``. Lower is better.
 
@@ -59,32 +62,21 @@ def alignment(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], *, alpha: float 
     >>> alignment(torch.eye(4), torch.eye(4))
     0.0
     """
-    x, y = normalize(_precise(x), dim=1), normalize(_precise(y), dim=1)
-    return (x - y).norm(dim=1).pow(alpha).mean().item()
+    return hypersphere.alignment(_precise(x), _precise(y), alpha=alpha).item()
 
 
-def uniformity(x: Float[Tensor, "n d"], *, t: float = 2.0, block: int = 2048) -> float:
+@torch.no_grad()
+def uniformity(x: Float[Tensor, "n d"], *, t: float = 2.0) -> float:
     r"""How evenly features cover the unit sphere: ``log mean_{i<j} exp(-t |x_i - x_j|^2)``. Lower is better.
 
     Rows are normalised here. ``t=2``: the paper's choice; then 0 means collapse and -4 is the limit in high dimension.
-    Computed over blocks of ``block`` times ``block`` pairs: memory does not grow with ``n * n``.
+    Computed in blocks: memory does not grow with ``n * n``.
 
     >>> uniformity(torch.ones(8, 3))
     0.0
     """
-    n = len(x)
-    if n < 2:
-        raise ValueError(f"uniformity needs at least 2 samples, got {n}")
-    x = normalize(_precise(x), dim=1)
-    parts: list[Tensor] = []
-    for i in range(0, n, block):
-        for j in range(i, n, block):
-            exponents = (x[i : i + block] @ x[j : j + block].T).sub_(1).clamp_max_(0).mul_(2 * t)  # |a-b|^2 = 2 - 2ab
-            if i == j:  # pairs count once, and none of a row with itself
-                exponents.masked_fill_(torch.ones_like(exponents, dtype=torch.bool).tril_(), -torch.inf)
-            parts.append(exponents.logsumexp((0, 1)).double())
-    value = torch.stack(parts).logsumexp(0).item() - math.log(n * (n - 1) / 2)
-    return 0.0 if abs(value) < 1e-6 else value  # rounding of 1 - cos leaves about 1e-7 where all rows are equal
+    value = hypersphere.uniformity(_precise(x), t=t).item()
+    return 0.0 if abs(value) < 2e-6 else value  # float32's rounding of the logarithm where all rows are equal
 
 
 def alpha_req(x: Float[Tensor, "n d"]) -> PowerLaw:

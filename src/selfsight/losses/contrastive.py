@@ -9,6 +9,8 @@ summed exponentials of its negatives' scores,
 whose gradient stays exact when the positive's share comes near 1. Scores are cosines divided by the temperature.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -41,6 +43,92 @@ class PairLoss(Protocol):
     ) -> Float[Tensor, ""]: ...
 
 
+@runtime_checkable
+class QueueLoss(Protocol):
+    """A loss of queries, their keys, and ``negatives`` that all queries share; ``all_q`` are those of all processes."""
+
+    def __call__(
+        self,
+        q: Float[Tensor, "b d"],
+        k: Float[Tensor, "b d"],
+        *,
+        negatives: Float[Tensor, "n d"],
+        all_q: Float[Tensor, "a d"] | None = None,
+    ) -> Float[Tensor, ""]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Two views as anchors, each with one positive and all other images' embeddings as negatives.
+
+    ``anchors`` and ``candidates`` are normalised and divided by the root of the temperature, so that their inner
+    products are scores; one and the same tensor where there is one process. ``own`` are each anchor's two candidates
+    that are no negatives, itself and its positive. ``positive`` is the score of the latter.
+    """
+
+    anchors: Float[Tensor, "a d"]
+    candidates: Float[Tensor, "m d"]
+    own: Int[Tensor, "a 2"]
+    positive: Float[Tensor, " a"]
+
+    @property
+    def count(self) -> int:
+        """The negatives of one anchor."""
+        return len(self.candidates) - 2
+
+    def negatives(self, sharpness: float = 1.0) -> Float[Tensor, " a"]:
+        """For each anchor the log of the summed exponentials of its negatives' scores times ``sharpness``."""
+        if sharpness == 0:
+            return torch.full_like(self.positive, math.log(self.count))
+        root = sharpness**0.5
+        anchors = self.anchors * root
+        candidates = anchors if self.candidates is self.anchors else self.candidates * root  # still one tensor
+        return log_sum_exp(anchors, candidates, skip=self.own)
+
+
+def paired(
+    z1: Float[Tensor, "b d"],
+    z2: Float[Tensor, "b d"],
+    *,
+    temperature: Temperature,
+    all1: Float[Tensor, "n d"] | None = None,
+    all2: Float[Tensor, "n d"] | None = None,
+    offset: int = 0,
+) -> Pairs:
+    """What the losses of two views start from; the arguments are those of :class:`PairLoss`.
+
+    >>> z = torch.eye(3)
+    >>> pairs = paired(z, z, temperature=0.5)
+    >>> pairs.count, pairs.positive
+    (4, tensor([2.0000, 2.0000, 2.0000, 2.0000, 2.0000, 2.0000]))
+    """
+    all1, all2 = everyone(z1, z2, all1, all2)
+    b, n = len(z1), len(all1)
+    if not 0 <= offset <= n - b:
+        raise ValueError(f"the loss got offset {offset} for {b} rows among {n}; it says where they stand in all1")
+    if n == 1:
+        raise ValueError("the loss got a batch of one image, which has no negatives; give at least two")
+    root = temperature**0.5  # on both sides of the product, so that it stays symmetric
+    anchors = candidates = normalize(full(torch.cat([z1, z2])), dim=1) / root
+    if all1 is not z1 or all2 is not z2:
+        candidates = normalize(full(torch.cat([all1, all2])), dim=1) / root
+    own = torch.arange(offset, offset + b, device=z1.device)
+    own = torch.stack([torch.cat([own, own + n]), torch.cat([own + n, own])], dim=1)
+    return Pairs(anchors, candidates, own, (anchors[:b] * anchors[b:]).sum(dim=1).repeat(2))
+
+
+def everyone(
+    z1: Float[Tensor, "b d"],
+    z2: Float[Tensor, "b d"],
+    all1: Float[Tensor, "n d"] | None,
+    all2: Float[Tensor, "n d"] | None,
+) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m d"]]:
+    """The views of all processes: the gathered ones, or the two themselves where there is one process."""
+    if (all1 is None) != (all2 is None):
+        raise ValueError("the loss got only one of all1 and all2; give both gathered views or neither")
+    return (z1, z2) if all1 is None or all2 is None else (all1, all2)
+
+
 def nt_xent(
     z1: Float[Tensor, "b d"],
     z2: Float[Tensor, "b d"],
@@ -63,22 +151,8 @@ def nt_xent(
     >>> nt_xent(z, z, temperature=0.1)  # all alike: log(2 * 4 - 1)
     tensor(1.9459)
     """
-    if (all1 is None) != (all2 is None):
-        raise ValueError("nt_xent got only one of all1 and all2; give both gathered views or neither")
-    if all1 is None or all2 is None:
-        all1, all2 = z1, z2
-    b, n = len(z1), len(all1)
-    if not 0 <= offset <= n - b:
-        raise ValueError(f"nt_xent got offset {offset} for {b} rows among {n}; it is where they stand in all1 and all2")
-    root = temperature**0.5  # on both sides of the product, so that it stays symmetric
-    anchors = candidates = normalize(full(torch.cat([z1, z2])), dim=1) / root
-    if all1 is not z1 or all2 is not z2:
-        candidates = normalize(full(torch.cat([all1, all2])), dim=1) / root
-    own = torch.arange(offset, offset + b, device=z1.device)
-    own = torch.stack([torch.cat([own, own + n]), torch.cat([own + n, own])], dim=1)  # itself, its positive
-    negatives = log_sum_exp(anchors, candidates, skip=own)
-    positive = (anchors[:b] * anchors[b:]).sum(dim=1).repeat(2)
-    return softplus(negatives - positive).mean()
+    pairs = paired(z1, z2, temperature=temperature, all1=all1, all2=all2, offset=offset)
+    return softplus(pairs.negatives() - pairs.positive).mean()
 
 
 def info_nce(

@@ -26,6 +26,7 @@ The keys enter the queue after the step and push out the oldest.
   ``parts.batchnorm``'s scope), whatever the number of processes, and the shuffle is over all of them.
 - ``symmetric`` is the later variant that averages both directions, with one queue for each view (solo-learn's
   "MoCo v2+"). The official CIFAR-10 notebook's adds the two and has one queue.
+- The loss can be another one of queries, keys and a queue: alignment and uniformity make another recipe.
 - With accumulated gradients each micro-batch's keys enter the queue at once.
 """
 
@@ -40,7 +41,7 @@ from torch.nn.functional import normalize
 from selfsight.batches import TwoViews
 from selfsight.distributed import gather, rank
 from selfsight.encoders.protocol import Encoder
-from selfsight.losses.contrastive import info_nce
+from selfsight.losses.contrastive import QueueLoss, info_nce
 from selfsight.losses.precision import full
 from selfsight.method import Clock, Method, Objective, Schedule, Steps
 from selfsight.parts.memory import Queue
@@ -51,7 +52,7 @@ class MoCo(Method[TwoViews]):
     """Momentum contrast, v1 and v2.
 
     ``width`` is the projector's output width, ``size`` the queue's length (a multiple of the batch), ``momentum`` the
-    key encoder's by the clock.
+    key encoder's by the clock. ``loss`` stands in for InfoNCE at ``temperature``.
 
     ``watch`` has the query encoder's output as ``feature``, and as ``projection`` the normalised queries before their
     keys. The keys are not handed over as ``teacher``, which stands for probabilities.
@@ -64,9 +65,10 @@ class MoCo(Method[TwoViews]):
         *,
         width: int,
         size: int,
-        temperature: float,
+        temperature: float = 0.07,
         momentum: Schedule,
         symmetric: bool = False,
+        loss: QueueLoss | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -77,6 +79,7 @@ class MoCo(Method[TwoViews]):
         self.temperature = temperature
         self.momentum = momentum
         self.symmetric = symmetric
+        self.loss = loss
 
     def step(self, batch: TwoViews, clock: Clock) -> Steps:
         pairs = [(batch.x1, batch.x2), (batch.x2, batch.x1)] if self.symmetric else [(batch.x1, batch.x2)]
@@ -85,10 +88,7 @@ class MoCo(Method[TwoViews]):
         all_k = [self.keys(x) for _, x in pairs]
         b = len(batch.x1)
         k = [x[rank() * b : (rank() + 1) * b] for x in all_k]
-        losses = [
-            info_nce(q_, k_, temperature=self.temperature, negatives=queue.keys)
-            for q_, k_, queue in zip(q, k, self.queues, strict=True)
-        ]
+        losses = [self.score(q_, k_, queue.keys) for q_, k_, queue in zip(q, k, self.queues, strict=True)]
         loss = torch.stack(losses).mean()
 
         moved = yield Objective(loss, watch={"feature": torch.cat(h).detach(), "projection": torch.cat(q + k).detach()})
@@ -98,6 +98,14 @@ class MoCo(Method[TwoViews]):
             m = self.momentum(clock)
             ema_(self.key_encoder, self.encoder, m)
             ema_(self.key_projector, self.projector, m)
+
+    def score(
+        self, q: Float[Tensor, "b d"], k: Float[Tensor, "b d"], negatives: Float[Tensor, "n d"]
+    ) -> Float[Tensor, ""]:
+        """The loss of queries and keys against a queue."""
+        if self.loss is None:
+            return info_nce(q, k, temperature=self.temperature, negatives=negatives)
+        return self.loss(q, k, negatives=negatives, all_q=gather(q))
 
     @torch.no_grad()
     def keys(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "n d"]:

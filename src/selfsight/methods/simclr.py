@@ -16,9 +16,14 @@ view of embedding :math:`i` among the :math:`2B`,
 **Differences** between the paper, the official code (google-research/simclr, 383d414) and this file:
 
 - The code returns the sum of two means over ``B`` anchors, twice the paper's loss; here it is the paper's.
-- Both views go through the network in one batch, so that they share batch-norm statistics: as in the code.
-- The loss is an argument: a debiased, hard-negative or flat loss with the same signature makes another recipe.
+- Both views go through the network in one batch, so that they share batch-norm statistics: as in the code. ``apart``
+  gives each a batch of its own, as other repositories do.
+- The loss is an argument: a debiased, hard-negative, decoupled or flat loss with the same signature makes another
+  recipe.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,25 +32,46 @@ from selfsight.batches import TwoViews
 from selfsight.distributed import gather, rank
 from selfsight.encoders.protocol import Encoder
 from selfsight.losses.contrastive import PairLoss
-from selfsight.method import Clock, Method, Objective, Steps
+from selfsight.method import Clock, Method, Objective, Schedule, Steps
 
 
 class SimCLR(Method[TwoViews]):
     """SimCLR with any loss of two views.
 
+    ``log`` has functions of the two views that are written down beside the loss, without gradient. ``scheduled`` has
+    keyword arguments by the clock, which the loss and the functions of ``log`` all take: the hardness of negatives.
+    With ``apart`` each view goes through the network in a batch of its own, with its own batch-norm statistics.
+
     ``watch`` has the encoder's output as ``feature`` and the head's as ``projection``, each with the rows of the first
     view before those of the second.
     """
 
-    def __init__(self, encoder: Encoder, projector: nn.Module, *, loss: PairLoss) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        projector: nn.Module,
+        *,
+        loss: PairLoss,
+        log: Mapping[str, PairLoss] | None = None,
+        scheduled: Mapping[str, Schedule] | None = None,
+        apart: bool = False,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.projector = projector
         self.loss = loss
+        self.log = dict(log or {})
+        self.scheduled = dict(scheduled or {})
+        self.apart = apart
 
     def step(self, batch: TwoViews, clock: Clock) -> Steps:
-        h = self.encoder(torch.cat([batch.x1, batch.x2]))
-        z = self.projector(h)
-        z1, z2 = z.chunk(2)
-        loss = self.loss(z1, z2, all1=gather(z1), all2=gather(z2), offset=rank() * len(z1))
-        yield Objective(loss, watch={"feature": h.detach(), "projection": z.detach()})
+        forwards = [batch.x1, batch.x2] if self.apart else [torch.cat([batch.x1, batch.x2])]
+        h = [self.encoder(x) for x in forwards]
+        z1, z2 = torch.cat([self.projector(x) for x in h]).chunk(2)
+        given: dict[str, Any] = {"all1": gather(z1), "all2": gather(z2), "offset": rank() * len(z1)}
+        given |= {name: schedule(clock) for name, schedule in self.scheduled.items()}
+        loss = self.loss(z1, z2, **given)
+        with torch.no_grad():
+            log = {name: measure(z1, z2, **given) for name, measure in self.log.items()}
+        z = torch.cat([z1, z2]).detach()
+        yield Objective(loss, log=log, watch={"feature": torch.cat(h).detach(), "projection": z})

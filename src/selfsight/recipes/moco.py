@@ -96,12 +96,12 @@ def moco_v1(
         at.encoder,
         heads.mlp(at.encoder.width, projection),
         width=projection,
-        size=_queue(queue, 4096 if at.small else 65536, at.samples, batch),
+        size=queue_length(queue, 4096 if at.small else 65536, at.samples, batch),
         temperature=temperature or (0.1 if at.small else 0.07),
         momentum=constant((0.99 if at.small else 0.999) if momentum is None else momentum),
         symmetric=symmetric,
     )
-    set_scope_(method, _group(batch))
+    set_scope_(method, norm_group(batch))
     lr = cosine(peak, 0.0) if at.small else steps(peak, at=(0.6, 0.8), factor=0.1)
     return _recipe(at, method, view, lr=lr, decay=5e-4 if at.small else 1e-4, epochs=200, batch=batch)
 
@@ -140,7 +140,7 @@ def moco_v2(
         at.encoder,
         heads.mlp(w, 2048 if at.small else w, d, norm=False),
         width=d,
-        size=_queue(queue, 32768 if at.small else 65536, at.samples, batch),
+        size=queue_length(queue, 32768 if at.small else 65536, at.samples, batch),
         temperature=temperature,
         momentum=usual if momentum is None else constant(momentum),
         symmetric=at.small if symmetric is None else symmetric,
@@ -150,7 +150,7 @@ def moco_v2(
         view = augment.small(at.image_size, kind="symmetric_weak")
         lr = warmup_cosine(0.3 * batch / 256, warmup_epochs=10, start=3e-5)
     else:
-        set_scope_(method, _group(batch))
+        set_scope_(method, norm_group(batch))
         view = augment.moco_v2(at.image_size)
         lr = cosine(0.03 * batch / 256, 0.0)
     return _recipe(at, method, view, lr=lr, decay=1e-4, epochs=1000 if at.small else 200, batch=batch)
@@ -170,7 +170,7 @@ def _recipe(
     )
 
 
-def _queue(asked: int | None, paper: int, samples: int, batch: int) -> int:
+def queue_length(asked: int | None, paper: int, samples: int, batch: int) -> int:
     """The queue's length: as asked, or the paper's, no longer than the data and a multiple of the batch."""
     if asked is None:
         return max(min(paper, samples) // batch, 1) * batch
@@ -181,10 +181,10 @@ def _queue(asked: int | None, paper: int, samples: int, batch: int) -> int:
     return asked
 
 
-def _group(batch: int) -> int:
+def norm_group(batch: int) -> int:
     """The samples that share batch-norm statistics: an eighth of the batch, as on the papers' 8 devices, at least 16.
 
-    >>> _group(256), _group(64), _group(20)
+    >>> norm_group(256), norm_group(64), norm_group(20)
     (32, 16, 20)
     """
     groups = max(n for n in range(1, 9) if n == 1 or (batch % n == 0 and batch // n >= 16))

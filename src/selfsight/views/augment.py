@@ -16,6 +16,11 @@ SWAV = Normalise((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
 CIFAR10 = Normalise((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 """CIFAR-10's own numbers (solo-learn; others divide by 0.2023, 0.1994, 0.2010: the mean of each image's deviation)."""
 
+CIFAR10_BY_IMAGE = Normalise((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+"""Those others: the debiased loss, hard negatives, FlatNCE."""
+STL10 = Normalise((0.4409, 0.4279, 0.3868), (0.2683, 0.2610, 0.2687))
+"""STL-10's own numbers (SsnL/align_uniform e256d47)."""
+
 
 def _tenth(size: int) -> int:
     """The taps of SimCLR's and BYOL's blur: a tenth of the side, made odd (224 px: 23 taps, 32 px: 3)."""
@@ -38,6 +43,26 @@ def simclr(size: int, *, strength: float = 1.0, blur: bool = True) -> View:
         grey=0.2,
         blur=Blur(0.5, kernel=_tenth(size)) if blur else None,
         normalise=None,
+    )
+
+
+def align_uniform(size: int) -> View:
+    """Alignment and uniformity on STL-10 (arXiv 2005.10242; SsnL/align_uniform e256d47): jitter always, hue too."""
+    return View(size=size, scale=(0.08, 1.0), jitter=Jitter(0.4, 0.4, 0.4, 0.4, p=1.0), grey=0.2, normalise=STL10)
+
+
+def debiased(size: int) -> View:
+    """The debiased loss and hard negatives on CIFAR-10 and STL-10 (chingyaoc/DCL 7d6345f, joshr17/HCL 7b4647f).
+
+    Decoupled contrastive learning's public code (raminnakhli 0b9b76d) has the same without blur.
+    """
+    return View(
+        size=size,
+        scale=(0.08, 1.0),
+        jitter=Jitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        grey=0.2,
+        blur=Blur(0.5, kernel=_tenth(size)),
+        normalise=CIFAR10_BY_IMAGE,
     )
 
 
