@@ -1,12 +1,13 @@
 """Memories: what a method keeps of the batches before."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import normalize
 
 from selfsight.losses.precision import full, no_autocast
 
@@ -115,9 +116,13 @@ class _RowScores(torch.autograd.Function):
         return torch.cat(parts), None, None
 
 
-def _few(vectors: Tensor, x: Tensor, rows: Tensor) -> Any:
-    """Pairs of ``x`` and ``rows`` in pieces whose rows, once read, take some 16 MiB (256 MiB on a GPU)."""
-    room = 1 << (22 if vectors.device.type == "cpu" else 26)
+_ROOM = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Numbers of the bank that are read at a time: 16 MiB, on a GPU 256 MiB."""
+
+
+def _few(vectors: Tensor, x: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """``x`` and ``rows`` in pieces."""
+    room = _ROOM.get(vectors.device.type, _ROOM["cpu"])
     step = max(room // (rows.shape[1] * vectors.shape[1]), 1)
     return zip(x.split(step), rows.split(step), strict=True)
 

@@ -16,7 +16,7 @@ with 4096 negatives), ``nce`` 4096 negatives.
 none, and so the default is 0. ``nce`` has no large-scale result of its own: what the estimator has published in such a
 bank is ``--z estimated``. A learnt :math:`\log Z` starts at :math:`\log n` and does not decay. The CIFAR images are
 normalised by their deviation, the code's by the mean of each image's. Batch norm sees one process's batch, as in the
-code's ``DataParallel``.
+code's ``DataParallel``. A ResNet begins with a scale of zero in each block's last norm, the code's with one.
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
-r"""The recipe of InvaSpread (Ye, Zhang, Yuen, Chang, "Unsupervised Embedding Learning via Invariant and Spreading
-Instance Feature", CVPR 2019, arXiv 1904.03436).
+r"""The recipe of InvaSpread (Ye et al., 2019, arXiv 1904.03436). The method: ``selfsight.methods.simclr``.
 
-Two views of an image are each other's instance, and no other embedding of the batch is; no memory is kept. The method is
-SimCLR's with another loss and head (``selfsight.methods.simclr``), a year before it. With
+Ye, Zhang, Yuen, Chang, "Unsupervised Embedding Learning via Invariant and Spreading Instance Feature", CVPR 2019. Two
+views of an image are each other's instance, and no other embedding of the batch is; no memory is kept. The method is
+SimCLR's with another loss and head, a year before it. With
 :math:`P_{ij} = S_{ij} / D_i`, :math:`S_{ij} = e^{\hat z_i^\top \hat z_j / \tau}`,
 :math:`D_i = \sum_{k \ne i} S_{ik}` and :math:`\pi(i)` the other view of :math:`i`,
 

@@ -86,7 +86,7 @@ def pic(
     """
     positive(temperature=temperature, recent=recent, window=window, stride=stride, projection=projection, hidden=hidden)
     batch = at.batch_size or (128 if at.small else 256)
-    if at.batch_size and min(recent, window) < batch:
+    if min(recent, window) < batch:
         raise ValueError(f"the batch of {batch} is larger than --recent {recent} or --window {window}; use more of these")
     method = PIC(
         at.encoder,
@@ -115,11 +115,7 @@ def pic(
 
 def _order(samples: int, window: int, stride: int) -> Order:
     """A sliding window, where there are more images than fit in."""
-    if samples <= window:
-        return Shuffled()
-    if stride > window:
-        raise ValueError(f"--stride {stride} is larger than --window {window}: images between would never be shown")
-    return SlidingWindow(window, stride)
+    return Shuffled() if samples <= window else SlidingWindow(window, stride)
 
 
 def _views(at: Setting, small_crops: int) -> Pipeline[MultiCrop]:
