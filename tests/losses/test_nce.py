@@ -1,4 +1,4 @@
-"""Noise-contrastive estimation: the ratio form of the papers as oracle, sheet 1's closed forms, and what it estimates."""
+"""Noise-contrastive estimation: the papers' ratio form as oracle, sheet 1's closed forms, and what it estimates."""
 
 import math
 

@@ -122,7 +122,7 @@ def test_calls_that_cannot_be_meant() -> None:
     z = torch.randn(4, 3)
     with pytest.raises(ValueError, match="only one of all1 and all2"):
         invariance_and_spreading(z, z, all1=z)
-    with pytest.raises(ValueError, match="4 rows at offset 2 among 4 images"):
+    with pytest.raises(ValueError, match="4 rows at 2 among 4 images"):
         invariance_and_spreading(z, z, offset=2)
     with pytest.raises(ValueError, match="needs 2 images"):
         invariance_and_spreading(z[:1], z[:1])

@@ -1,9 +1,10 @@
 """Which images make up an update: keyed orders with drop-last, the same for any number of processes.
 
 Update ``k`` takes the ``k mod s``-th batch of round ``k div s``, ``s`` updates a round; a round is an epoch unless a
-recipe asks for another order than a permutation of all images (``data.order``). Its batch is cut into ``accumulate`` micro-batches, each micro-batch into one part for each rank, in rank order: so the parts of all
-ranks joined are the micro-batch of one process, and all micro-batches joined the batch without accumulation. Nothing
-is drawn in turn, so starting at any update is exact.
+recipe asks for another order than a permutation of all images (``data.order``). Its batch is cut into ``accumulate``
+micro-batches, each micro-batch into one part for each rank, in rank order: so the parts of all ranks joined are the
+micro-batch of one process, and all micro-batches joined the batch without accumulation. Nothing is drawn in turn, so
+starting at any update is exact.
 """
 
 import numpy as np

@@ -11,6 +11,7 @@ so the product of the steps' matrices brings a row up to date at once (PIC's "we
 reads and not on the data's size.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -60,8 +61,14 @@ class LateSGD(Optimizer):
                 settles(p, partial(self._settle, p))
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """One update: now of the rows that have a gradient, later of all others."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             lr, m, decay, since = group["lr"], group["momentum"], group["weight_decay"], group["since"]
             for p in group["params"]:
@@ -75,6 +82,7 @@ class LateSGD(Optimizer):
                         self._settle(p, rows)
                     self._kept(p)["last"].zero_()
                 group["since"] = group["since"][-1:]
+        return loss
 
     def _update(self, p: nn.Parameter, grad: Tensor, lr: float, m: float, decay: float, *, now: int) -> None:
         if not grad.is_sparse:

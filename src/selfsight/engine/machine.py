@@ -125,7 +125,7 @@ def synchronise_(method: nn.Module) -> None:
 def average_gradients_(parameters: list[nn.Parameter]) -> None:
     """The mean of each gradient over the processes, in one flat message a dtype.
 
-    A parameter without a gradient on one process has none on any: all processes run the same graph. Likewise a sparse
+    A parameter without a gradient on one process has none on any: all processes run the same graph. And a sparse
     gradient has the same rows on all.
     """
     by_kind: dict[torch.dtype, list[Tensor]] = {}

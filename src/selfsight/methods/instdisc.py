@@ -9,8 +9,8 @@ memory bank with one unit vector for each image stands in for a million classes.
 so noise-contrastive estimation asks instead whether an index was the image's own or drawn by lot. The model is left
 unnormalised, and its constant is learnt with the network (the estimator's own way) or taken from the first batch.
 
-**Equations.** With the embedding :math:`f = \mathrm{norm}(g(h(x_i)))`, the bank :math:`V`, :math:`s_j = v_j^\top f / \tau`,
-and :math:`m` indices :math:`j` drawn uniformly out of :math:`n`,
+**Equations.** With the embedding :math:`f = \mathrm{norm}(g(h(x_i)))`, the bank :math:`V`, scores
+:math:`s_j = v_j^\top f / \tau`, and :math:`m` indices :math:`j` drawn uniformly out of :math:`n`,
 
 .. math:: P(j|f) = \frac{e^{s_j}}{Z}, \qquad h(j, f) = \frac{P(j|f)}{P(j|f) + m/n}, \qquad
     L = -\log h(i, f) - \sum_{j} \log(1 - h(j, f)) + \lambda \lVert f - v_i \rVert^2 .
@@ -55,7 +55,7 @@ class InstDisc(Method[Images]):
     With a ``partition`` the loss is noise-contrastive estimation, without one a softmax, over the whole bank where
     ``negatives`` is 0. ``momentum`` is the bank's, ``proximal`` the weight of the distance to the image's own row.
 
-    ``watch`` has the encoder's output as ``feature``, and as ``projection`` the embeddings before their rows of the bank.
+    ``watch`` has the encoder's output as ``feature``, and as ``projection`` the embeddings before their rows in the bank.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ class PIC(Method[MultiCrop]):
     ``classes`` has a row for each image; its optimiser is ``classes``, that of all else ``main``. ``recent`` counts the
     classes that the softmax runs over, no fewer than the batch.
 
-    ``watch`` has the encoder's output for the first crop as ``feature``, and as ``projection`` the features of that crop
+    ``watch`` has the encoder's output for the first crop as ``feature``, and as ``projection`` the head's for that crop
     before the weights of their classes.
     """
 

@@ -51,7 +51,7 @@ class Queue(nn.Module):
 
 
 class Bank(nn.Module):
-    """One vector for each of ``samples`` images: the moving average of its embeddings, of unit length once it was seen.
+    """One vector for each of ``samples`` images: a moving average of its embeddings, of unit length once it was seen.
 
     It starts with entries drawn from U(-σ, σ), σ² = 3 / ``width``: of unit length on average (InstDisc's). Rows are the
     images' indices in their source. The buffer is in the checkpoint, and updated with the same (gathered) embeddings it

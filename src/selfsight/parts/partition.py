@@ -20,8 +20,8 @@ class Partition(nn.Module):
     - ``fixed``: what it starts as, for all time;
     - ``estimated``: from the first batch's scores on all processes, then constant (InstDisc, CMC).
 
-    ``log_z`` is where it starts; by default at :math:`\log n`, where a model that scores all images 0 is normalised. It is
-    in the checkpoint, whichever it is. An estimate that is not there yet is NaN.
+    ``log_z`` is where it starts; by default at :math:`\log n`, where a model that scores all images 0 is normalised. It
+    is in the checkpoint, whichever it is. An estimate that is not there yet is NaN.
 
     >>> float(Partition(1, "fixed")(torch.zeros(2), torch.zeros(2, 3)))
     0.0

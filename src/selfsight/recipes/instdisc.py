@@ -4,19 +4,19 @@ The method, one for both: ``selfsight.methods.instdisc``. Every image is a class
 the classifier: :math:`P(j|f) = e^{v_j^\top f / \tau} / Z`. ``instdisc`` follows that paper's code, ``nce`` keeps to the
 estimator (Gutmann and Hyvärinen, 2010), whose constant :math:`Z` is learnt with the network.
 
-**Large images**: the official ImageNet command (54.0 % linear with ResNet-50): SGD, 0.03 x batch / 256, a tenth of it
-at 60 % and at 80 % of the training, decay 1e-4, batch 256, 200 epochs, 4096 negatives, τ 0.07, bank momentum 0.5. The
-repository's later model is ``--loss softmax --negatives 65536`` (58.5 %).
+**Large images**: the official ImageNet command (46.8 % by nearest neighbours with ResNet-50): SGD, 0.03 x batch / 256,
+a tenth of it at 60 % and at 80 % of the training, decay 1e-4, batch 256, 200 epochs, 4096 negatives, τ 0.07, bank
+momentum 0.5. The repository's later model is ``--loss softmax --negatives 65536`` (58.5 % linear).
 
 **Small images** (up to 96 px): the official CIFAR-10 command: 0.03 x batch / 128 with the same steps, decay 5e-4, batch
-128, 200 epochs, τ 0.1, no flip; ``instdisc`` takes the softmax over the whole bank (80.8 % kNN with ResNet-18, 80.4 %
-with 4096 negatives), ``nce`` 4096 negatives.
+128, 200 epochs, τ 0.1, no flip; ``instdisc`` takes the softmax over the whole bank, ``nce`` 4096 negatives.
 
-**Differences**: the rates scale with the batch, which the code's do not. The paper's proximal weight is 30; the code has
-none, and so the default is 0. ``nce`` has no large-scale result of its own: what the estimator has published in such a
-bank is ``--z estimated``. A learnt :math:`\log Z` starts at :math:`\log n` and does not decay. The CIFAR images are
-normalised by their deviation, the code's by the mean of each image's. Batch norm sees one process's batch, as in the
-code's ``DataParallel``. A ResNet begins with a scale of zero in each block's last norm, the code's with one.
+**Differences**: the rates scale with the batch, which the code's do not. Notes on the paper give 30 as its proximal
+weight; the code has none, and so the default is 0. ``nce`` has no large-scale result of its own: what the estimator has
+published in such a bank is ``--z estimated``. A learnt :math:`\log Z` starts at :math:`\log n` and does not decay.
+CIFAR-10 is divided by the deviation of all its pixels, in the code by the mean deviation within an image. Batch norm
+sees one process's batch, as in the code's ``DataParallel``. A ResNet begins with a scale of zero in each block's last
+norm, the code's with one.
 """
 
 from dataclasses import replace
@@ -86,7 +86,7 @@ def instdisc(
     bank_momentum
         What a row of the bank keeps of itself when its image is seen.
     proximal
-        Weight of the squared distance between an embedding and its row of the bank; the paper's is 30.
+        Weight of the squared distance between an embedding and its row of the bank; 30 in notes on the paper.
     projection
         Width of the embedding.
     """

@@ -10,19 +10,20 @@ SimCLR's with another loss and head, a year before it. With
 
 SimCLR's loss is its first term alone; the second one also pushes each negative down by itself.
 
-**Small images** (up to 96 px): the official code for CIFAR-10 and STL-10 (83.6 % kNN on CIFAR-10 with ResNet-18): SGD,
-0.03 x batch / 128, decay 5e-4, batch 128, 301 epochs, a tenth of the rate from epoch 120, a twentieth from 160, a
-hundredth from 200, τ 0.1, a linear head of 128.
+**Small images** (up to 96 px): the official code for CIFAR-10 and STL-10 with ResNet-18: SGD, 0.03 x batch / 128, decay
+5e-4, batch 128, 301 epochs, a tenth of the rate from epoch 120, a twentieth from 160, a hundredth from 200, τ 0.1, a
+linear head of 128.
 
 **Large images**: none are published that begin from scratch (the paper's begin from an ImageNet classifier), so these
 settings are taken for them too, with ImageNet's normalisation.
 
-**Differences** between the paper, the official code (mangye16/Unsupervised_Embedding_Learning, 29de398) and this recipe,
-which follows the code: the paper has each probability over the images of one view, the code over both views without the
-embedding itself. The code lets the gradient reach one side of each inner product only (``--detach-keys``), which the
-paper's formula does not say. Its logarithm of :math:`1 - P` can be infinite, here it is exact. The rates scale with the
-batch. The images are normalised by CIFAR-10's deviation, the code's by the mean of each image's. The variant for
-fine-grained birds that takes a neighbour as the second view is not built. Batch norm sees the whole batch.
+**Differences** between the paper, the official code (mangye16/Unsupervised_Embedding_Learning, 29de398) and this
+recipe, which follows the code: the paper has each probability over the images of one view, the code over both views
+without the embedding itself. The code lets the gradient reach one side of each inner product only (``--detach-keys``),
+which the paper's formula does not say. Its logarithm of :math:`1 - P` can be infinite, here it is exact. The rates
+scale with the batch. Small images are divided by the deviation of all of CIFAR-10's pixels, in the code by the mean
+deviation within an image. The variant for fine-grained birds that takes a neighbour as the second view is not built.
+Batch norm sees the whole batch.
 """
 
 from dataclasses import replace

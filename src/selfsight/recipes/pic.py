@@ -14,9 +14,9 @@ batch 128, our choice. CIFAR-10 fits into one window and into the classes kept, 
 out.
 
 **Differences**: an epoch is as many updates as the data fill; the code counts passes over the window and multiplies its
-epochs. Its warm-up is a fortieth of the epochs rounded down. The number of recent classes is the paper's as far as it is
-known: the code has none to compare with. The classes' weights and their velocity lie on the device. Batch norm sees one
-process's batch, as in the code. A ResNet begins with a scale of zero in each block's last norm, as the code's does.
+epochs. Its warm-up is a fortieth of the epochs rounded down. The number of recent classes is the paper's as far as it
+is known: the code has none to compare with. The classes' weights and their velocity lie on the device. Batch norm sees
+one process's batch, as in the code. A ResNet begins with a scale of zero in each block's last norm, as the code's does.
 """
 
 from dataclasses import replace
@@ -87,7 +87,7 @@ def pic(
     positive(temperature=temperature, recent=recent, window=window, stride=stride, projection=projection, hidden=hidden)
     batch = at.batch_size or (128 if at.small else 256)
     if min(recent, window) < batch:
-        raise ValueError(f"the batch of {batch} is larger than --recent {recent} or --window {window}; use more of these")
+        raise ValueError(f"the batch of {batch} is larger than --recent {recent} or --window {window}; use more of them")
     method = PIC(
         at.encoder,
         heads.mlp(at.encoder.width, hidden, projection, norm=False),
@@ -140,4 +140,5 @@ def tiny() -> dict[str, Recipe]:
     recipe = pic(at, recent=1024, window=512, stride=128, projection=64, hidden=128)
     classes = recipe.optimisers["classes"]
     quick = on_the_world(recipe)
-    return {"pic": replace(quick, optimisers={**quick.optimisers, "classes": replace(classes, lr=classes.lr.with_peak(1.0))})}
+    slow = replace(classes, lr=classes.lr.with_peak(1.0))
+    return {"pic": replace(quick, optimisers={**quick.optimisers, "classes": slow})}
