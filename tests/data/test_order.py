@@ -1,6 +1,7 @@
 """The sliding window: each image as often as its neighbours, near in time, exact from any round, on any process."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def test_each_image_is_in_the_same_number_of_windows() -> None:
 def test_neighbouring_windows_share_all_but_a_stride() -> None:
     order = SlidingWindow(24, 6)
     windows = [order(60, seed=4, round=r) for r in range(10)]
-    for one, two in zip(windows, windows[1:], strict=False):
+    for one, two in pairwise(windows):
         assert len(set(one.tolist()) & set(two.tolist())) == 18
         assert one.tolist() != two.tolist()
     assert all(len(set(w.tolist())) == 24 for w in windows)

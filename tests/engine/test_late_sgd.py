@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from selfsight.engine.optimisers import LateSGD, clip_, gradient
-from selfsight.method import Clock, Method, Objective, Steps, drive
 from selfsight.engine.machine import Machine
+from selfsight.engine.optimisers import LateSGD, clip_, gradient
 from selfsight.engine.update import Updater
+from selfsight.method import Clock, Method, Objective, Steps, drive
 from selfsight.parts.rows import Rows
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, decay_all
 from selfsight.schedules import constant, linear
@@ -104,15 +104,15 @@ def test_history_does_not_grow() -> None:
 
 
 def test_the_gradient_is_sparse_under_it_and_whole_under_others() -> None:
-    late, _, dense, _ = pair()
+    late, ours, dense, _ = pair()
     for rows in (late, dense):
         rows(torch.tensor([1, 4])).square().sum().backward()
     assert late.weight.grad.is_sparse
     assert not dense.weight.grad.is_sparse
     assert torch.equal(late.weight.grad.to_dense(), dense.weight.grad)
+    late.weight.grad = torch.ones(N, D).double()
     with pytest.raises(ValueError, match="a gradient of all rows"):
-        late.weight.grad = torch.ones(N, D).double()
-        LateSGD(late.parameters()).step()
+        ours.step()
     with pytest.raises(ValueError, match="momentum=1"):
         LateSGD(late.parameters(), momentum=1.0)
 

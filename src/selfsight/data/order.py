@@ -47,8 +47,10 @@ class SlidingWindow:
     beginning; when it has been all round, the array is shuffled anew. Where there are fewer images than ``size`` the
     window shows all of them.
 
-    >>> [sorted(SlidingWindow(4, 2)(8, seed=0, round=r).tolist()) for r in range(2)]
-    [[0, 1, 2, 7], [0, 1, 4, 5]]
+    >>> order = SlidingWindow(4, 2)
+    >>> first, second = (set(order(8, seed=0, round=r).tolist()) for r in range(2))
+    >>> len(first), len(first & second)
+    (4, 2)
     """
 
     size: int
