@@ -74,9 +74,7 @@ def test_small_crops_teach_the_encoder_and_not_the_classes() -> None:
     objective = first(method, batch)
     grad = method.classes.weight.grad.clone()
     recent = method.recent.tolist()
-    losses = [
-        cross_entropy(cosines(method, x)[:, recent], torch.arange(3)) for x in (*batch.large, *batch.small)
-    ]
+    losses = [cross_entropy(cosines(method, x)[:, recent], torch.arange(3)) for x in (*batch.large, *batch.small)]
     torch.testing.assert_close(objective.loss, sum(losses) / 3)
     (large_alone,) = torch.autograd.grad(losses[0] / 3, method.classes.weight)
     torch.testing.assert_close(grad, large_alone)
@@ -101,9 +99,7 @@ def trained(build: type, steps: int = 30) -> PIC:
     def momentum(*given, **options):
         return build(*given, momentum=0.9, **options)
 
-    classes = OptimiserSpec(
-        build=momentum, lr=cosine(0.3, 0.01), weight_decay=constant(0.01), groups=decay_all
-    )
+    classes = OptimiserSpec(build=momentum, lr=cosine(0.3, 0.01), weight_decay=constant(0.01), groups=decay_all)
     recipe = Recipe(
         method=method,
         views=plain_view(8, None),

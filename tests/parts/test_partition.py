@@ -44,5 +44,5 @@ def test_learnt_and_fixed() -> None:
     assert learnt(*zeros).requires_grad
     assert not list(fixed.parameters())
     assert fixed(*zeros).item() == 1.5
-    with pytest.raises(ValueError, match="log Z is 1.5 but it is to be estimated"):
+    with pytest.raises(ValueError, match=r"log Z is 1\.5 but it is to be estimated"):
         Partition(50, "estimated", log_z=1.5)

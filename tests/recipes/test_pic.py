@@ -65,7 +65,13 @@ def test_small_images() -> None:
 
 def test_flags() -> None:
     recipe = pic(
-        small(epochs=400, batch_size=64), temperature=0.1, recent=1000, window=5000, stride=500, projection=32, hidden=99
+        small(epochs=400, batch_size=64),
+        temperature=0.1,
+        recent=1000,
+        window=5000,
+        stride=500,
+        projection=32,
+        hidden=99,
     )
     method = recipe.method
     assert (method.temperature, len(method.recent), recipe.order) == (0.1, 1000, SlidingWindow(5000, 500))

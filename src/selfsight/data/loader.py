@@ -17,7 +17,7 @@ from torch import Tensor
 
 from selfsight.batches import Images
 from selfsight.data.cache import is_small
-from selfsight.data.order import Order, Shuffled
+from selfsight.data.order import SHUFFLED, Order
 from selfsight.data.protocol import DataError, Source
 from selfsight.data.reading import ReadMany, Skip, read_all, read_readable, whole_images
 from selfsight.data.sampler import Sampler, shard
@@ -62,7 +62,7 @@ class Loader:
         cache_dir: Path | None = None,
         pin: bool = False,
         on_skip: OnSkip | None = None,
-        order: Order = Shuffled(),
+        order: Order = SHUFFLED,
     ) -> None:
         self.source, self.views, self.seed, self.cache_dir, self.pin = source, views, seed, cache_dir, pin
         self.sampler = Sampler(

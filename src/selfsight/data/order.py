@@ -38,6 +38,10 @@ class Shuffled:
         return permutation(n, seed=seed, epoch=round)
 
 
+SHUFFLED = Shuffled()
+"""What a recipe has that does not ask for another order."""
+
+
 @dataclass(frozen=True)
 class SlidingWindow:
     """PIC's scheduler: each round a window of ``size`` images, shuffled, which then slides by ``stride`` of them.

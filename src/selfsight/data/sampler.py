@@ -10,7 +10,7 @@ starting at any update is exact.
 import numpy as np
 from jaxtyping import Int
 
-from selfsight.data.order import Order, Shuffled
+from selfsight.data.order import SHUFFLED, Order
 from selfsight.data.protocol import DataError
 
 
@@ -29,7 +29,7 @@ class Sampler:
         rank: int = 0,
         world: int = 1,
         accumulate: int = 1,
-        order: Order = Shuffled(),
+        order: Order = SHUFFLED,
     ) -> None:
         parts = accumulate * world
         if batch_size < 1 or batch_size % parts:

@@ -50,9 +50,7 @@ class LateSGD(Optimizer):
                 f"LateSGD needs lr >= 0, weight_decay >= 0, 0 <= momentum < 1 and period >= 1; got lr={lr}, "
                 f"weight_decay={weight_decay}, momentum={momentum}, period={period}"
             )
-        super().__init__(
-            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "period": period}
-        )
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "period": period})
         for group in self.param_groups:
             # entry a: the product of the steps that a row lacks which was last brought up to date after step a; here
             # and not in the state of a parameter, which torch would load in the parameter's own precision

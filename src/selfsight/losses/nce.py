@@ -1,7 +1,7 @@
 r"""Noise-contrastive estimation: an unnormalised model learns to tell a datum from drawn noise.
 
-Gutmann and Hyvärinen, AISTATS 2010 (PMLR 9:297-304). With the model's log-density :math:`s - \log Z` and :math:`K` noise
-samples a datum from a known :math:`p_n`, the log-odds that a sample is data are
+Gutmann and Hyvärinen, AISTATS 2010 (PMLR 9:297-304). With the model's log-density :math:`s - \log Z` and :math:`K`
+noise samples a datum from a known :math:`p_n`, the log-odds that a sample is data are
 
 .. math:: \ell = s - \log Z - \log(K p_n).
 
@@ -48,9 +48,7 @@ def nce(
 
 
 @torch.no_grad()
-def log_partition(
-    positive: Float[Tensor, " b"], negatives: Float[Tensor, "b k"], *, samples: int
-) -> Float[Tensor, ""]:
+def log_partition(positive: Float[Tensor, " b"], negatives: Float[Tensor, "b k"], *, samples: int) -> Float[Tensor, ""]:
     r"""The estimate of :math:`\log Z` that InstDisc, CMC and CRD take from their first batch.
 
     .. math:: \hat Z = n \cdot \mathrm{mean}(e^s) \quad \text{over the } b (K + 1) \text{ scores}

@@ -49,7 +49,9 @@ def invariance_and_spreading(
         all1, all2 = z1, z2
     b, n = len(z1), len(all1)
     if n < 2 or not 0 <= offset <= n - b:
-        raise ValueError(f"invariance_and_spreading got {b} rows at {offset} among {n} images; it needs 2 images or more")
+        raise ValueError(
+            f"invariance_and_spreading got {b} rows at {offset} among {n} images; it needs 2 images or more"
+        )
     if weight < 1:
         raise ValueError(f"the weight of the negatives is {weight:g}; below 1 their probabilities can pass 1")
     anchors = normalize(full(torch.cat([z1, z2])), dim=1)

@@ -15,9 +15,9 @@ unnormalised, and its constant is learnt with the network (the estimator's own w
 .. math:: P(j|f) = \frac{e^{s_j}}{Z}, \qquad h(j, f) = \frac{P(j|f)}{P(j|f) + m/n}, \qquad
     L = -\log h(i, f) - \sum_{j} \log(1 - h(j, f)) + \lambda \lVert f - v_i \rVert^2 .
 
-After the step :math:`v_i \leftarrow \mathrm{norm}(\mu v_i + (1 - \mu) f)`. Without noise (:math:`m = 0`) the loss is the
-cross-entropy of picking row :math:`i` of the whole bank; the official repository's later model picks it out of itself
-and :math:`m` drawn rows.
+After the step :math:`v_i \leftarrow \mathrm{norm}(\mu v_i + (1 - \mu) f)`. Without noise (:math:`m = 0`) the loss is
+the cross-entropy of picking row :math:`i` of the whole bank; the official repository's later model picks it out of
+itself and :math:`m` drawn rows.
 
 **Differences** between the papers, the official code (zhirongw/lemniscate.pytorch, f7cfe29) and this file:
 
@@ -55,7 +55,7 @@ class InstDisc(Method[Images]):
     With a ``partition`` the loss is noise-contrastive estimation, without one a softmax, over the whole bank where
     ``negatives`` is 0. ``momentum`` is the bank's, ``proximal`` the weight of the distance to the image's own row.
 
-    ``watch`` has the encoder's output as ``feature``, and as ``projection`` the embeddings before their rows in the bank.
+    ``watch`` has the encoder's output as ``feature``, and as ``projection`` the embeddings before their bank rows.
     """
 
     def __init__(

@@ -101,8 +101,6 @@ class PIC(Method[MultiCrop]):
         )
         self.recent.copy_(recent)
 
-    def loss(
-        self, z: Float[Tensor, "b d"], w: Float[Tensor, "k d"], target: Int[Tensor, " b"]
-    ) -> Float[Tensor, ""]:
+    def loss(self, z: Float[Tensor, "b d"], w: Float[Tensor, "k d"], target: Int[Tensor, " b"]) -> Float[Tensor, ""]:
         """The cross-entropy of each feature's own class among ``w``."""
         return instance_softmax(z, w, target, temperature=self.temperature)

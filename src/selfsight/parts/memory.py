@@ -100,9 +100,7 @@ class _RowScores(torch.autograd.Function):
     def forward(ctx: Any, f: Tensor, vectors: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(vectors, rows)
         with no_autocast(f):
-            parts = [
-                torch.bmm(vectors[own], x[:, :, None])[:, :, 0] for x, own in _few(vectors, f, rows)
-            ]
+            parts = [torch.bmm(vectors[own], x[:, :, None])[:, :, 0] for x, own in _few(vectors, f, rows)]
         return torch.cat(parts)
 
     @staticmethod

@@ -86,9 +86,7 @@ def invaspread(
     if negatives_weight < 1:
         raise ValueError(f"--negatives-weight must be at least 1, not {negatives_weight:g}")
     batch = at.batch_size or 128
-    loss = partial(
-        invariance_and_spreading, temperature=temperature, weight=negatives_weight, detach_keys=detach_keys
-    )
+    loss = partial(invariance_and_spreading, temperature=temperature, weight=negatives_weight, detach_keys=detach_keys)
     method = SimCLR(at.encoder, heads.mlp(at.encoder.width, projection), loss=loss)
     set_scope_(method, "all")
     view = replace(augment.moco_v1(at.image_size), order=("jitter", "grey", "blur", "solarise"))

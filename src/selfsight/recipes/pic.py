@@ -25,7 +25,7 @@ from functools import partial
 from torch.optim import SGD
 
 from selfsight.batches import MultiCrop
-from selfsight.data.order import Order, Shuffled, SlidingWindow
+from selfsight.data.order import SHUFFLED, Order, SlidingWindow
 from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import LateSGD
 from selfsight.methods.pic import PIC
@@ -87,7 +87,9 @@ def pic(
     positive(temperature=temperature, recent=recent, window=window, stride=stride, projection=projection, hidden=hidden)
     batch = at.batch_size or (128 if at.small else 256)
     if min(recent, window) < batch:
-        raise ValueError(f"the batch of {batch} is larger than --recent {recent} or --window {window}; use more of them")
+        raise ValueError(
+            f"the batch of {batch} is larger than --recent {recent} or --window {window}; use more of them"
+        )
     method = PIC(
         at.encoder,
         heads.mlp(at.encoder.width, hidden, projection, norm=False),
@@ -115,7 +117,7 @@ def pic(
 
 def _order(samples: int, window: int, stride: int) -> Order:
     """A sliding window, where there are more images than fit in."""
-    return Shuffled() if samples <= window else SlidingWindow(window, stride)
+    return SHUFFLED if samples <= window else SlidingWindow(window, stride)
 
 
 def _views(at: Setting, small_crops: int) -> Pipeline[MultiCrop]:

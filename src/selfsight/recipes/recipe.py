@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
-from selfsight.data.order import Order, Shuffled
+from selfsight.data.order import SHUFFLED, Order
 from selfsight.encoders.protocol import Encoder
 from selfsight.method import Method
 from selfsight.schedules import Curve
@@ -92,4 +92,4 @@ class Recipe(Generic[B]):
     optimisers: Mapping[str, OptimiserSpec]
     epochs: int
     batch_size: int
-    order: Order = Shuffled()
+    order: Order = SHUFFLED
