@@ -25,7 +25,10 @@ class TwoViews(NamedTuple):
 
 
 class MultiCrop(NamedTuple):
-    """Large crops, at least two, and small ones, perhaps none; each entry is one crop of every image, ``b c s s``."""
+    """Large crops, two or more where crops are compared, and small ones, perhaps none.
+
+    Each entry is one crop of every image, ``b c s s``.
+    """
 
     large: tuple[Tensor, ...]
     small: tuple[Tensor, ...]

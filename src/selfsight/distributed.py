@@ -65,3 +65,15 @@ def total(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
 def mean(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """The mean over processes, with gradients."""
     return total(x) / world_size()
+
+
+def shared_generator(device: torch.device) -> torch.Generator:
+    """A generator in the same state on all processes: for what is drawn for the joined batch.
+
+    The first process seeds it. The engine seeds that process's own generator anew for each micro-batch, so a resumed
+    run draws the same, and so does any number of processes.
+    """
+    seed = torch.randint(1 << 62, (1,))
+    if world_size() > 1:
+        seed = gather(seed.to(device))[:1]
+    return torch.Generator(device).manual_seed(int(seed))

@@ -200,6 +200,7 @@ def _train(job: Job) -> Ending:
         workers=flags.workers,
         cache_dir=cache_folder(),
         pin=machine.device.type == "cuda",
+        order=recipe.order,
     )
     every = flags.probe_every if flags.probe_every is not None else max(recipe.epochs // 10, 1)
     execution = Execution(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from selfsight.data.loader import Loader, Micro, plain_batches
+from selfsight.data.order import SlidingWindow
 from selfsight.data.protocol import DataError, Unreadable, one_by_one
 from selfsight.data.splits import Chosen
 from selfsight.keyed import Key, uniforms, words
@@ -116,6 +117,18 @@ def test_ranks_join_to_one_process(large: bool, world: int, accumulate: int) -> 
         assert torch.cat([part.key.index for part in parts]).tolist() == expected.key.index.tolist()
         joined = [torch.cat(same) for same in zip(*map(stacks, parts), strict=True)]
         torch.testing.assert_close(joined, stacks(expected), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_views_are_keyed_by_the_window_s_round(large: bool) -> None:
+    """An image that an epoch shows twice, in two windows, has other views the second time."""
+    source, order = Drawn(60, large=large, broken=(4,)), SlidingWindow(24, 12)
+    whole = list(loader(source, order=order).stream(0, 10))
+    assert [micro.key.epoch.tolist() for micro in whole] == [[step // 2] * 12 for step in range(10)]
+    seen = [(e, i) for micro in whole for e, i in zip(micro.key.epoch.tolist(), micro.key.index.tolist(), strict=True)]
+    first_epoch = [i for _, i in seen[:60]]
+    assert len(set(first_epoch)) < 60
+    assert_same(list(loader(source, order=order).stream(5, 10)), whole[5:])
 
 
 def test_workers_change_nothing() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from selfsight.batches import Images
 from selfsight.data.cache import is_small
+from selfsight.data.order import SHUFFLED, Order
 from selfsight.data.protocol import DataError, Source
 from selfsight.data.reading import ReadMany, Skip, read_all, read_readable, whole_images
 from selfsight.data.sampler import Sampler, shard
@@ -61,10 +62,11 @@ class Loader:
         cache_dir: Path | None = None,
         pin: bool = False,
         on_skip: OnSkip | None = None,
+        order: Order = SHUFFLED,
     ) -> None:
         self.source, self.views, self.seed, self.cache_dir, self.pin = source, views, seed, cache_dir, pin
         self.sampler = Sampler(
-            len(source), batch_size=batch_size, seed=seed, rank=rank, world=world, accumulate=accumulate
+            len(source), batch_size=batch_size, seed=seed, rank=rank, world=world, accumulate=accumulate, order=order
         )
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.on_skip = on_skip
@@ -86,11 +88,11 @@ class Loader:
 
     def _whole(self, read_many: ReadMany, start: int, stop: int) -> Iterator[Micro]:
         for step, micro in self._order(start, stop):
-            positions, epoch = self.sampler.micro(step, micro)
-            read = read_all(read_many, positions, n=len(self.source), seed=self.seed, epoch=epoch)
+            positions, now = self.sampler.micro(step, micro)
+            read = read_all(read_many, positions, n=len(self.source), seed=self.seed, epoch=now)
             self._report(read.skips)
             images = self._pin(torch.from_numpy(np.stack(read.images)))
-            yield Micro(images, key_of(self.seed, epoch, read.positions), step, micro)
+            yield Micro(images, key_of(self.seed, now, read.positions), step, micro)
 
     def _cut(self, start: int, stop: int) -> Iterator[Micro]:
         chunks = (chunk for at in self._order(start, stop) for chunk in _chunks(*self.sampler.micro(*at)))
@@ -100,7 +102,7 @@ class Loader:
             self._report([skip for part in parts for skip in part.skips])
             positions = np.concatenate([part.positions for part in parts])
             images = [self._pin(stack) for stack in joined(parts)]
-            yield Micro(images, key_of(self.seed, step // self.steps_per_epoch, positions), step, micro)
+            yield Micro(images, key_of(self.seed, self.sampler.round(step), positions), step, micro)
 
     def _pin(self, images: Tensor) -> Tensor:
         return images.pin_memory() if self.pin else images

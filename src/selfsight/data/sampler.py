@@ -1,23 +1,35 @@
-"""Which images make up an update: keyed permutations with drop-last, the same for any number of processes.
+"""Which images make up an update: keyed orders with drop-last, the same for any number of processes.
 
-Update ``k`` takes the ``k mod s``-th batch of epoch ``k div s``'s permutation, ``s`` updates an epoch. Its batch is cut
-into ``accumulate`` micro-batches, each micro-batch into one part for each rank, in rank order: so the parts of all
-ranks joined are the micro-batch of one process, and all micro-batches joined the batch without accumulation. Nothing
-is drawn in turn, so starting at any update is exact.
+Update ``k`` takes the ``k mod s``-th batch of round ``k div s``, ``s`` updates a round; a round is an epoch unless a
+recipe asks for another order than a permutation of all images (``data.order``). Its batch is cut into ``accumulate``
+micro-batches, each micro-batch into one part for each rank, in rank order: so the parts of all ranks joined are the
+micro-batch of one process, and all micro-batches joined the batch without accumulation. Nothing is drawn in turn, so
+starting at any update is exact.
 """
 
 import numpy as np
 from jaxtyping import Int
 
+from selfsight.data.order import SHUFFLED, Order
 from selfsight.data.protocol import DataError
-from selfsight.keyed import permutation
 
 
 class Sampler:
-    """The positions that ``rank`` of ``world`` takes of each micro-batch; ``batch_size`` counts over all ranks."""
+    """The positions that ``rank`` of ``world`` takes of each micro-batch; ``batch_size`` counts over all ranks.
+
+    An epoch is as many updates as ``n`` images fill, whatever the order.
+    """
 
     def __init__(
-        self, n: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, accumulate: int = 1
+        self,
+        n: int,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+        order: Order = SHUFFLED,
     ) -> None:
         parts = accumulate * world
         if batch_size < 1 or batch_size % parts:
@@ -30,18 +42,28 @@ class Sampler:
             most = n // parts * parts
             remedy = f"use --batch-size {most} or less" if most else "use fewer processes or more images"
             raise DataError(f"batch size {batch_size} is larger than the data, {n} images; {remedy}")
-        self.n, self.batch_size, self.seed = n, batch_size, seed
+        if batch_size > order.length(n):
+            raise DataError(
+                f"batch size {batch_size} is larger than what a round shows, {order.length(n)} images; "
+                "use a smaller --batch-size or a larger window"
+            )
+        self.n, self.batch_size, self.seed, self.order = n, batch_size, seed, order
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.steps_per_epoch, self.share = n // batch_size, batch_size // parts
-        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
+        self.steps_per_round = order.length(n) // batch_size
+        self._round, self._positions = -1, np.zeros(0, dtype=np.int64)
+
+    def round(self, step: int) -> int:
+        """The round of update ``step``: what the views of its images are keyed by."""
+        return step // self.steps_per_round
 
     def micro(self, step: int, micro: int) -> tuple[Int[np.ndarray, " b"], int]:
-        """This rank's positions in micro-batch ``micro`` of update ``step``, and the epoch."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, permutation(self.n, seed=self.seed, epoch=epoch)
+        """This rank's positions in micro-batch ``micro`` of update ``step``, and the round."""
+        now, within = divmod(step, self.steps_per_round)
+        if now != self._round:
+            self._round, self._positions = now, self.order(self.n, seed=self.seed, round=now)
         start = within * self.batch_size + (micro * self.world + self.rank) * self.share
-        return self._order[start : start + self.share], epoch
+        return self._positions[start : start + self.share], now
 
 
 def shard(n: int, *, rank: int, world: int) -> range:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from selfsight.engine.optimisers import gradient
 from selfsight.errors import UserError
 from selfsight.flags import Flags
 from selfsight.precision import bf16_training
@@ -124,12 +125,13 @@ def synchronise_(method: nn.Module) -> None:
 def average_gradients_(parameters: list[nn.Parameter]) -> None:
     """The mean of each gradient over the processes, in one flat message a dtype.
 
-    A parameter without a gradient on one process has none on any: all processes run the same graph.
+    A parameter without a gradient on one process has none on any: all processes run the same graph. And a sparse
+    gradient has the same rows on all.
     """
     by_kind: dict[torch.dtype, list[Tensor]] = {}
-    for parameter in parameters:
-        if parameter.grad is not None:
-            by_kind.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+    for grad in map(gradient, parameters):
+        if grad is not None:
+            by_kind.setdefault(grad.dtype, []).append(grad)
     for grads in by_kind.values():
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         dist.all_reduce(flat)

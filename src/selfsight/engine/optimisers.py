@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from selfsight.engine.lars import LARS
+from selfsight.engine.late_sgd import LateSGD
 from selfsight.method import Clock
 from selfsight.recipes.recipe import Group, OptimiserSpec, skip_vectors
 
-__all__ = ["LARS", "build_optimiser", "clip_", "layer_decay", "set_rates_", "skip_vectors_and_tokens"]
+__all__ = [
+    "LARS",
+    "LateSGD",
+    "build_optimiser",
+    "clip_",
+    "gradient",
+    "layer_decay",
+    "set_rates_",
+    "skip_vectors_and_tokens",
+]
 
 _FUSED = (SGD, Adam, AdamW)
 _TOKENS = ("pos_embed", "cls_token", "reg_token", "dist_token", "mask_token")
@@ -69,13 +79,23 @@ def set_rates_(optimiser: Optimizer, spec: OptimiserSpec, clock: Clock) -> None:
         group["weight_decay"] = weight_decay if group["decay"] else 0.0
 
 
+def gradient(parameter: Tensor) -> Tensor | None:
+    """The gradient, or of a sparse one the rows that it has, in memory shared with it."""
+    grad = parameter.grad
+    if grad is None or not grad.is_sparse:
+        return grad
+    if not grad.is_coalesced():  # micro-batches have been added to it
+        parameter.grad = grad = grad.coalesce()
+    return grad.values()
+
+
 def clip_(parameters: Iterable[Tensor], spec: OptimiserSpec) -> Tensor:
     """Clips the gradients as ``spec`` says and returns the norm of all of them before, a tensor of no dimension.
 
     With ``clip_each="all"`` the norm of all gradients together is brought down to ``spec.clip``, with ``"tensor"`` that
     of each tensor by itself (DINO). Without ``spec.clip`` nothing changes.
     """
-    grads = [p.grad for p in parameters if p.grad is not None]
+    grads = [grad for grad in map(gradient, parameters) if grad is not None]
     if not grads:
         return torch.zeros(())
     norms = torch.stack(torch._foreach_norm(grads))

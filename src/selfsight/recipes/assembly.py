@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfsight.data.order import SHUFFLED
 from selfsight.encoders.build import build_encoder
 from selfsight.errors import UserError, unknown
 from selfsight.flags import Flags
@@ -164,6 +165,7 @@ def _words(recipe: Recipe, backbone: str, options: Mapping[str, Any], size: int)
         **({"backbone_options": {k: _plain(v) for k, v in options.items()}} if options else {}),
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
+        **({} if recipe.order == SHUFFLED else {"order": str(recipe.order)}),
         "optimisers": {name: optimiser(spec) for name, spec in recipe.optimisers.items()},
         **({"views": described()} if described else {}),
     }

@@ -7,6 +7,7 @@ from typing import Generic, Literal, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
+from selfsight.data.order import SHUFFLED, Order
 from selfsight.encoders.protocol import Encoder
 from selfsight.method import Method
 from selfsight.schedules import Curve
@@ -81,10 +82,14 @@ class OptimiserSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Generic[B]):
-    """All that a run needs; ``batch_size`` counts samples per update over all devices."""
+    """All that a run needs; ``batch_size`` counts samples per update over all devices.
+
+    ``order`` is that of the data; an epoch is as many updates as the data fill, whatever the order.
+    """
 
     method: Method[B]
     views: Views[B]
     optimisers: Mapping[str, OptimiserSpec]
     epochs: int
     batch_size: int
+    order: Order = SHUFFLED

@@ -180,6 +180,11 @@ def multi_crop(large: Sequence[View], small: Sequence[View] = ()) -> Pipeline[Mu
     return _MultiCrop((*large, *small), len(large))
 
 
+def single_crop(large: View, small: Sequence[View] = ()) -> Pipeline[MultiCrop]:
+    """One large crop, and perhaps small ones: for methods in which no crop is compared with another (PIC)."""
+    return _MultiCrop((large, *small), 1)
+
+
 def masked_view(view: View, *, patch: int, ratio: float) -> Pipeline[MaskedImages]:
     """One view of each image and a random partition of its patches, ``ratio`` of them masked (rounded up), as MAE.
 
