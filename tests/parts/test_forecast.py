@@ -76,7 +76,7 @@ def test_the_row_unit_sees_all_rows_above() -> None:
 
 
 def test_grids_turn_as_their_directions_read_them() -> None:
-    z = torch.arange(6).view(1, 2, 3, 1)
+    z = torch.arange(6.0).view(1, 2, 3, 1)
     rows = {way: turned(z, way)[0, :, :, 0].tolist() for way in DIRECTIONS}
     assert rows == {
         "down": [[0, 1, 2], [3, 4, 5]],

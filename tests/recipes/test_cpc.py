@@ -70,7 +70,7 @@ def test_cpc_v2_at_the_papers_size() -> None:
     assert adam(recipe) == {"betas": (0.8, 0.999), "eps": 1e-8}
     assert (spec.lr.peak, spec.weight_decay.peak, spec.clip, spec.clip_each) == (4e-4, 1e-5, 0.01, "all")
     assert (grid.side, grid.each.size, grid.stride) == (6, 80, 36)
-    assert (grid.views[0].flip, grid.each.flip, grid.drop) == (0, 0.5, 0.25)
+    assert (grid.views[0].flip, grid.each.flip, grid.drop, grid.primitives) == (0, 0.5, 0.25, 2)
     assert method.encoder.width == 1024
     assert scopes(method) == set()
     assert any(isinstance(m, LayerNorm) for m in method.encoder.modules())
@@ -100,7 +100,7 @@ def test_small_images_follow_greedy_infomax_and_bolts() -> None:
     assert (second.optimisers["main"].lr.peak, second.optimisers["main"].clip) == (1e-4, None)
     assert (second.views.side, second.views.each.size, second.views.stride) == (7, 8, 4)
     whole: View = second.views.views[0]
-    assert (whole.scale, whole.padding) == (None, 4)
+    assert (whole.scale, whole.padding, second.views.primitives) == (None, 4, 0)
 
 
 @pytest.mark.parametrize("size", [28, 32, 48, 64, 96, 128, 192, 224, 256, 260, 384])
@@ -120,11 +120,11 @@ def test_flags() -> None:
     assert recipe.views.side == 3
     assert not recipe.views.plain.grey
     assert cpc(bare(64), everywhere=False).method.everywhere is False
-    second = cpc_v2(bare(224), nearest=2, farthest=4, directions="two", projection=32, colour_drop=0)
+    second = cpc_v2(bare(224), nearest=2, farthest=4, directions="two", projection=32, colour_drop=0, primitives=1)
     assert tuple(second.method.ahead) == (2, 3, 4)
     assert tuple(second.method.forecasts) == ("down", "up")
     assert second.method.forecasts["up"].target.out_features == 32
-    assert second.views.drop == 0
+    assert (second.views.drop, second.views.primitives) == (0, 1)
 
 
 def test_what_cannot_be_predicted_is_refused() -> None:

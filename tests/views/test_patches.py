@@ -99,8 +99,19 @@ def test_two_colours_are_dropped_after_normalisation() -> None:
     assert torch.equal(grey, made(each, pictures(2, channels=1)).x)
 
 
+def test_primitives_change_patches_one_by_one() -> None:
+    images = pictures(4)
+    plain, one, two = (made(PLAIN, images, primitives=n).x.flatten(0, 2) for n in (0, 1, 2))
+    changed = (one != plain).any(dim=(1, 2, 3))
+    assert 0.8 < changed.float().mean() < 1  # on patches of 8 px, equalising does nothing
+    assert (two != one).any(dim=(1, 2, 3)).float().mean() > 0.7
+    assert len({tuple(patch.flatten().tolist()) for patch in one}) > 190
+    views = patch_grid(WHOLE, PLAIN, stride=4, primitives=2)
+    assert "2 of AutoAugment's primitives" in views.describe()
+
+
 def test_patches_depend_on_seed_epoch_and_index_alone() -> None:
-    views = patch_grid(View(size=32), View(size=8, scale=None, padding=1, jitter=Jitter(0.4, 0.4, 0.4, 0.1)), stride=4)
+    views = patch_grid(View(size=32), View(size=8, scale=None, padding=1, jitter=Jitter(0.4, 0.4, 0.4, 0.1)), stride=4, primitives=2)
     images = pictures(6, 40)
     whole = views.render(images, views.plan(key(6)), key(6))
     rows = torch.tensor([4, 1])

@@ -26,6 +26,7 @@ class Shape(NamedTuple):
 
 
 NAMES = {
+    "amdim_nano": Shape(16, 128, 1),  # the ladder's and the tests'
     "amdim_tiny": Shape(128, 1024, 3),  # the code's defaults
     "amdim_small": Shape(192, 1536, 8),  # its README's command for four GPUs
     "amdim_medium": Shape(256, 2048, 10),  # its published models
@@ -70,23 +71,20 @@ class LocalResNet(nn.Module):
     def __init__(self, channels: int, image_size: int, shape: Shape, *, batch_norm: bool = False) -> None:
         super().__init__()
         n, width, depth = shape
-        if width < n * (4 if image_size == SIZES[0] else 8):
-            raise UserError(f"AMDIM's width {width} is below its last block's; take at least {8 * n}")
+        m = 4 * n if image_size == SIZES[0] else 8 * n
+        if width < m:
+            raise UserError(f"AMDIM's pooled feature of width {width} is narrower than its maps; take at least {m}")
 
         def block(inside: int, outside: int, side: int, stride: int, layers: int = depth) -> Block:
             return Block((inside, outside), side, stride, layers, batch_norm=batch_norm)
 
-        first = nn.Conv2d(channels, n, 3)
+        stem: list[nn.Module] = []
+        if image_size == SIZES[2]:  # the one padding, of mirrored pixels
+            stem = [nn.Conv2d(channels, n, 5, stride=2, padding=2, padding_mode="reflect"), nn.ReLU(inplace=True)]
+        self.stem = nn.Sequential(*stem, nn.Conv2d(n if stem else channels, n, 3), nn.ReLU(inplace=True))
         if image_size == SIZES[0]:
-            m = 4 * n
-            self.stem = nn.Sequential(first, nn.ReLU(inplace=True))
-            blocks = [block(n, n, 1, 1, 1), block(n, 2 * n, 4, 2), block(2 * n, m, 2, 2)]
+            blocks: list[nn.Module] = [block(n, n, 1, 1, 1), block(n, 2 * n, 4, 2), block(2 * n, m, 2, 2)]
         else:
-            m = 8 * n
-            self.stem = nn.Sequential(first, nn.ReLU(inplace=True))
-            if image_size == SIZES[2]:  # the one padding, of mirrored pixels
-                halving = nn.Conv2d(channels, n, 5, stride=2, padding=2, padding_mode="reflect")
-                self.stem = nn.Sequential(halving, nn.ReLU(inplace=True), nn.Conv2d(n, n, 3), nn.ReLU(inplace=True))
             blocks = [block(n, 2 * n, 4, 2), block(2 * n, 4 * n, 4, 2), block(4 * n, m, 2, 2)]
         blocks.append(nn.Sequential(nn.BatchNorm2d(m)) if batch_norm else nn.Sequential())
         self.blocks = nn.Sequential(*blocks)

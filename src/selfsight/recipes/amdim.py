@@ -41,6 +41,7 @@ CARDS = {
         "encoder": "amdim_small",
         "small_encoder": "amdim_tiny",
         "sizes": (32, 64, 128),
+        "needs": "local",
     }
 }
 
@@ -106,6 +107,6 @@ def amdim_view(size: int, *, scale: tuple[float, float] | None) -> View:
 
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
-    encoder = build_encoder("amdim_tiny", image_size=32, first=16, width=128, depth=1)
+    encoder = build_encoder("amdim_nano", image_size=32)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
     return {"amdim": on_the_world(amdim(at), peak=2e-3)}

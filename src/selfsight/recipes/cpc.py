@@ -20,9 +20,9 @@ with an epsilon of 1e-7, batch 128; 300 epochs as for CPC.
 **Differences**: CPC's encoder has no norm in the paper; here each batch norm leaves its scale and shift behind, so that
 residual branches begin at zero. Its context is unnamed there, PixelCNN or a row GRU: the default is version 2's masked
 convolutions. CPC v2's 71.5 % are of a ResNet-161, which is not built here; the default is a ResNet-v2-50 of three
-stages (63.8 % are the paper's with a ResNet-50), in which layer norm takes batch norm's place. Version 2's patches were
-changed by two primitives of AutoAugment each, by elastic deformation and shearing; here by a sub-crop, a flip, colour
-jitter, grey, and by dropping two of three colours. The probabilities of these are this file's.
+stages (63.8 % are the paper's with a ResNet-50), in which layer norm takes batch norm's place. Version 2's patches change by
+a sub-crop, a flip, two of AutoAugment's primitives, colour jitter, grey and the loss of two of three colours, as the
+paper's, but not by its elastic deformations; the probabilities of jitter, grey and dropping are this file's.
 """
 
 from collections.abc import Sequence
@@ -149,6 +149,7 @@ def cpc_v2(
     patch: int | None = None,
     stride: int | None = None,
     colour_drop: float = 0.25,
+    primitives: int | None = None,
     everywhere: bool = True,
 ) -> Recipe[Patches]:
     """CPC v2: CPC in four directions, with layer norm and patches that are augmented one by one.
@@ -173,6 +174,8 @@ def cpc_v2(
         Pixels from one patch to the next. Default: such that there are 6x6 of them, for small images 7x7.
     colour_drop
         The share of patches that lose two of their three colours.
+    primitives
+        How many of AutoAugment's primitives change each patch. Default: 2, for small images 0.
     everywhere
         Candidates are the patches of all processes, instead of each process's own.
     """
@@ -190,7 +193,8 @@ def cpc_v2(
         grey=0.25,
         normalise=BOLTS if at.small else IMAGENET,
     )
-    views = patch_grid(crop, each, stride=stride, drop=colour_drop)
+    drawn = (0 if at.small else 2) if primitives is None else primitives
+    views = patch_grid(crop, each, stride=stride, drop=colour_drop, primitives=drawn)
     ahead = _ahead(range(nearest, farthest + 1), views)
     d = _width(at, patch)
     ways = DIRECTIONS[: {"four": 4, "two": 2, "one": 1}[directions]]

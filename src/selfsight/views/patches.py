@@ -13,6 +13,8 @@ from torch import Tensor
 from selfsight.batches import Patches
 from selfsight.keyed import Key, uniforms
 from selfsight.views.pipelines import Pipeline, PlainView
+from selfsight.views.primitives import DRAWS as PER_PRIMITIVE
+from selfsight.views.primitives import primitive
 from selfsight.views.protocol import Plan
 from selfsight.views.render import rendered
 from selfsight.views.view import DRAWS, View, boxes, colours
@@ -28,6 +30,7 @@ class PatchGrid(Pipeline[Patches]):
     each: View
     stride: int
     drop: float
+    primitives: int
 
     @property
     def side(self) -> int:
@@ -35,17 +38,20 @@ class PatchGrid(Pipeline[Patches]):
         return (self.views[0].size - self.each.size) // self.stride + 1
 
     def plan(self, key: Key) -> Plan:
-        count = self.side**2 * (DRAWS + _DROP)
+        count = self.side**2 * (DRAWS + _DROP + self.primitives * PER_PRIMITIVE)
         return {**super().plan(key), "patches": uniforms(key, "patches", count)}
 
     def assemble(self, x: list[Tensor], plan: Plan, index: Tensor) -> Patches:
         u = plan["patches"].cpu().unflatten(1, (self.side**2, -1)).flatten(0, 1)
-        flat = self.jittered(x[0], u[:, :DRAWS])
-        self._drop_(flat, u[:, DRAWS:])
+        own, drop, changes = u.split([DRAWS, _DROP, self.primitives * PER_PRIMITIVE], dim=1)
+        flat = self.jittered(x[0], own, changes)
+        self._drop_(flat, drop)
         return Patches(flat.unflatten(0, (len(x[0]), self.side, self.side)), index)
 
-    def jittered(self, x: Float[Tensor, "b c h w"], u: Float[Tensor, "n draws"]) -> Float[Tensor, "n c p p"]:
-        """The patches of ``x``, image by image in row-major order, as the numbers ``u`` of each change them.
+    def jittered(
+        self, x: Float[Tensor, "b c h w"], u: Float[Tensor, "n draws"], changes: Float[Tensor, "n more"]
+    ) -> Float[Tensor, "n c p p"]:
+        """The patches of ``x``, image by image in row-major order, as each one's numbers change them.
 
         A jitter by ``each.padding`` shows a smaller sub-crop, drawn at random, in the middle of the patch; what lies
         round it is zero, after normalisation.
@@ -63,7 +69,10 @@ class PatchGrid(Pipeline[Patches]):
         def take(some: Int[Tensor, " k"]) -> Float[Tensor, "c k p p"]:
             some = some.to(x.device)
             picked = x[(some // n)[:, None, None], :, rows[some][:, :, None], columns[some][:, None, :]]
-            return picked.permute(3, 0, 1, 2).contiguous()
+            patches = picked.permute(3, 0, 1, 2).contiguous()
+            for drawn in changes.split(PER_PRIMITIVE, dim=1) if self.primitives else ():
+                patches = primitive(patches, drawn[some.cpu()])
+            return patches
 
         out = rendered(take, [self.each], colours(self.each, u), x.device)
         if margin:
@@ -84,8 +93,10 @@ class PatchGrid(Pipeline[Patches]):
         grid = f"{self.side} x {self.side} patches of {self.each.size} px, {self.stride} px apart"
         margin = f", a sub-crop of {self.each.size - 2 * self.each.padding} px of each" if self.each.padding else ""
         own = replace(self.each, padding=0).describe().partition(", ")[2]
+        own = f", {own}" if own else ""
+        own = (f", {self.primitives} of AutoAugment's primitives" if self.primitives else "") + own
         dropped = f", two colours dropped {self.drop:g}" if self.drop else ""
-        return f"{super().describe()}; {grid}{margin}, {own}{dropped}"
+        return f"{super().describe()}; {grid}{margin}{own}{dropped}"
 
     @property
     def plain(self) -> PlainView:
@@ -94,7 +105,7 @@ class PatchGrid(Pipeline[Patches]):
         return replace(plain, normalise=self.each.normalise)
 
 
-def patch_grid(crop: View, each: View, *, stride: int, drop: float = 0.0) -> PatchGrid:
+def patch_grid(crop: View, each: View, *, stride: int, drop: float = 0.0, primitives: int = 0) -> PatchGrid:
     """Patches of ``each.size`` pixels, ``stride`` apart, of ``crop``, as many as fit.
 
     Args:
@@ -103,6 +114,7 @@ def patch_grid(crop: View, each: View, *, stride: int, drop: float = 0.0) -> Pat
             each side, padded back. ``scale`` must be None.
         stride: pixels from one patch to the next.
         drop: the probability that two of a patch's three colours are dropped.
+        primitives: how many of AutoAugment's primitives change each patch, before its colours.
 
     >>> views = patch_grid(View(size=32), View(size=8, scale=None, padding=1), stride=4)
     >>> key = Key(seed=0, epoch=torch.zeros(2, dtype=torch.long), index=torch.arange(2))
@@ -116,4 +128,4 @@ def patch_grid(crop: View, each: View, *, stride: int, drop: float = 0.0) -> Pat
             f"patches of {each.size} px, {stride} px apart, do not fit twice into a view of {crop.size} px; "
             "take a smaller --patch or --stride"
         )
-    return PatchGrid((replace(crop, normalise=None),), each, stride, drop)
+    return PatchGrid((replace(crop, normalise=None),), each, stride, drop, primitives)
