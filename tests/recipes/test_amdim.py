@@ -11,7 +11,7 @@ from selfsight.encoders.amdim import NAMES
 from selfsight.encoders.build import build_encoder
 from selfsight.flags import Flags
 from selfsight.recipes.amdim import CIFAR10, STL10, amdim
-from selfsight.recipes.assembly import resolve_size
+from selfsight.recipes.assembly import assemble, resolve_size
 from selfsight.recipes.catalogue import card
 from selfsight.recipes.recipe import Setting
 from selfsight.views.view import IMAGENET as NORMALISE
@@ -75,6 +75,9 @@ def test_a_short_training_warms_up_for_a_tenth() -> None:
 )
 def test_images_come_at_a_size_that_its_encoder_takes(native: tuple[int, int, int] | None, size: int) -> None:
     assert resolve_size(Flags(), native, card("amdim").sizes) == size
+    if native == (3, 96, 96):
+        made = assemble("amdim", Flags(batch_size=8, backbone="amdim_nano"), {}, samples=64, native=native)
+        assert (made.encoder.image_size, made.recipe.views.views[0].size) == (64, 64)
     assert resolve_size(Flags(image_size=100), native, card("amdim").sizes) == 100
 
 

@@ -10,7 +10,9 @@ from torch.optim import Adam
 
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.norms import LayerNorm
+from selfsight.flags import Flags
 from selfsight.parts.forecast import DIRECTIONS, MaskedConvolutions, RowGRU
+from selfsight.recipes.assembly import assemble, encoder_facts
 from selfsight.recipes.catalogue import card
 from selfsight.recipes.cpc import cpc, cpc_v2
 from selfsight.recipes.recipe import Recipe, Setting
@@ -135,3 +137,22 @@ def test_what_cannot_be_predicted_is_refused() -> None:
     encoder = build_encoder("vit_tiny_patch16_224", image_size=32, embed_dim=24, depth=1, num_heads=2)
     with pytest.raises(ValueError, match="vit_tiny_patch16_224 does not encode patches of 8 px; use a convolutional"):
         cpc(Setting(encoder=encoder, image_size=32, samples=100))
+
+
+@pytest.mark.parametrize(("name", "norm"), [("cpc", "none"), ("cpc_v2", "layer")])
+def test_every_backbone_is_built_without_batch_norm(name: str, norm: str) -> None:
+    default = assemble(name, Flags(batch_size=8), {}, samples=64, native=(3, 32, 32))
+    other = assemble(name, Flags(batch_size=8, backbone="mobilenetv3_small_050"), {}, samples=64, native=(3, 32, 32))
+    for made, backbone in ((default, "resnet18"), (other, "mobilenetv3_small_050")):
+        assert made.encoder.name == backbone
+        assert made.encoder.options == {"norm": norm}
+        assert made.resolved["backbone_options"] == {"norm": norm}
+        assert scopes(made.encoder) == set()
+    settings = {"method": name, "data": {"name": "d"}, "resolved": default.resolved, "selfsight": "0"}
+    assert encoder_facts(default, settings).get("grey", False) == (name == "cpc")
+
+
+def test_large_images_take_three_stages() -> None:
+    made = assemble("cpc_v2", Flags(batch_size=8), {}, samples=64, native=None)
+    assert made.encoder.options == {"norm": "layer", "layers": [3, 4, 6]}
+    assert (made.encoder.width, made.resolved["image_size"]) == (1024, 224)
