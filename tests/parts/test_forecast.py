@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from selfsight.parts.forecast import DIRECTIONS, MaskedConvolutions, RowGRU, turned
 
-CONTEXTS = {"gru": lambda: RowGRU(6, 5), "masked": lambda: MaskedConvolutions(6, hidden=8)}
+CONTEXTS = {"gru": lambda: RowGRU(6, 5), "masked": lambda: MaskedConvolutions(6, hidden=32)}
 each = pytest.mark.parametrize("context", list(CONTEXTS))
 
 

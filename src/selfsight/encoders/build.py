@@ -38,13 +38,14 @@ def build_encoder(
 
     Args:
         name: a timm model (``resnet50``, ``vit_small_patch16_224``; with a tag to choose its weights), a folder or
-            repository of one (``local-dir:PATH``, ``hf-hub:NAME``), ``small_cnn``, ``tiny_cnn``, or AMDIM's (``amdim_small``).
+            repository of one (``local-dir:PATH``, ``hf-hub:NAME``), ``small_cnn`` or ``tiny_cnn``, or one of AMDIM's
+            (``amdim_small``).
         image_size: a vision transformer gets as many positions as it has patches at this size.
         channels: of the images; pretrained weights are adapted to other numbers than 3 by timm's rule.
         pretrained: starts from timm's weights, which are downloaded once.
         drop_path: stochastic depth, 0 at the first block and this at the last.
         small_stem: convolutional stem and pooling give way to ``adapt_stem``'s; by default up to 96 px.
-        norm: layer norm, or scale and shift alone (``none``), in the place of each batch norm; by default batch norm stays.
+        norm: layer norm, or scale and shift alone (``none``), in the place of each batch norm, which stays by default.
         timm_options: go to timm's constructor (``patch_size``, ``depth``...).
 
     ResNets begin with timm's scale of zero in each block's last norm, as SimCLR, SimSiam and Barlow Twins have it.

@@ -37,7 +37,7 @@ class Affine(_Followed):
 
     def _norm(self, x: Tensor) -> Tensor:
         shape = (-1, *[1] * (x.ndim - 2))
-        return torch.addcmul(self.bias.view(shape), x, self.weight.view(shape))
+        return torch.addcmul(self.bias.to(x.dtype).view(shape), x, self.weight.to(x.dtype).view(shape))
 
 
 def replace_batch_norms(model: nn.Module, norm: Norm) -> nn.Module:

@@ -67,7 +67,10 @@ def local_infomax(
         some = source[start : start + side]
         own = torch.arange(offset + start, offset + start + len(some), device=source.device)
         block = (some, columns, own, places, clip)
-        parts.append(_block(*block) if side >= b else checkpoint(_block, *block, use_reentrant=False, preserve_rng_state=False))
+        if side >= b:
+            parts.append(_block(*block))
+        else:
+            parts.append(checkpoint(_block, *block, use_reentrant=False, preserve_rng_state=False))
     loss, square = (torch.stack(column).sum() for column in zip(*parts, strict=True))
     return Infomax(loss / (b * places), square / (b * n * places))
 

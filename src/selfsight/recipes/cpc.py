@@ -20,9 +20,9 @@ with an epsilon of 1e-7, batch 128; 300 epochs as for CPC.
 **Differences**: CPC's encoder has no norm in the paper; here each batch norm leaves its scale and shift behind, so that
 residual branches begin at zero. Its context is unnamed there, PixelCNN or a row GRU: the default is version 2's masked
 convolutions. CPC v2's 71.5 % are of a ResNet-161, which is not built here; the default is a ResNet-v2-50 of three
-stages (63.8 % are the paper's with a ResNet-50), in which layer norm takes batch norm's place. Version 2's patches change by
-a sub-crop, a flip, two of AutoAugment's primitives, colour jitter, grey and the loss of two of three colours, as the
-paper's, but not by its elastic deformations; the probabilities of jitter, grey and dropping are this file's.
+stages (63.8 % are the paper's with a ResNet-50), in which layer norm takes batch norm's place. Version 2's patches
+change by a sub-crop, a flip, two of AutoAugment's primitives, colour jitter, grey and the loss of two of three colours,
+as the paper's, but not by its elastic deformations; the probabilities of jitter, grey and dropping are this file's.
 """
 
 from collections.abc import Sequence
