@@ -108,5 +108,5 @@ def amdim_view(size: int, *, scale: tuple[float, float] | None) -> View:
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
     encoder = build_encoder("amdim_nano", image_size=32)
-    at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
+    at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=16)
     return {"amdim": on_the_world(amdim(at), peak=2e-3)}
