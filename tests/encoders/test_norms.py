@@ -72,7 +72,7 @@ def test_it_is_stored_and_exported(norm: str, tmp_path) -> None:
     found: dict[str, nn.Module] = {}
     exec(code, found)  # what the README shows
     torch.testing.assert_close(found["model"].eval()(images(2)), encoder(images(2)), rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="no counterpart|has no batch norm|use --format"):
+    with pytest.raises(UserError, match="has no counterpart in torchvision"):
         export(encoder, "torchvision", tmp_path / "torchvision")
     with pytest.raises(UserError):
         export(build_encoder("resnet18", image_size=128, norm=norm), "huggingface", tmp_path / "hub")

@@ -22,7 +22,9 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def features(b: int, d: int, places: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    return torch.randn(b, d, dtype=dtype, requires_grad=True), torch.randn(b, d, places, dtype=dtype, requires_grad=True)
+    return torch.randn(b, d, dtype=dtype, requires_grad=True), torch.randn(
+        b, d, places, dtype=dtype, requires_grad=True
+    )
 
 
 def slow(source: Tensor, targets: Tensor, clip: float) -> tuple[Tensor, Tensor]:
@@ -76,9 +78,7 @@ def test_the_other_places_of_an_image_are_no_negatives(blocks: None) -> None:
 def test_parts_are_the_whole(blocks: None) -> None:
     source, targets = features(6, 5, 4)
     whole = local_infomax(source, targets)
-    parts = [
-        local_infomax(source[o : o + 2], targets[o : o + 2], everyone=targets, offset=o) for o in (0, 2, 4)
-    ]
+    parts = [local_infomax(source[o : o + 2], targets[o : o + 2], everyone=targets, offset=o) for o in (0, 2, 4)]
     both = [source, targets]
     for k in range(2):
         mean = sum(part[k] for part in parts) / 3

@@ -14,7 +14,8 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def grids(b: int, h: int, w: int, d: int, ahead: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def grids(shape: tuple[int, ...], ahead: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    b, h, w, d = shape
     predicted = torch.randn(b, h - ahead, w, d, dtype=dtype, requires_grad=True)
     return predicted, torch.randn(b, h, w, d, dtype=dtype, requires_grad=True)
 
@@ -27,14 +28,16 @@ def slow(predicted: Tensor, targets: Tensor, ahead: int) -> Tensor:
         for r in range(h - ahead):
             for c in range(w):
                 p = predicted[i, r, c]
-                f = {(j, y, x): (p * targets[j, y, x]).sum().exp() for j in range(b) for y in range(h) for x in range(w)}
+                f = {
+                    (j, y, x): (p * targets[j, y, x]).sum().exp() for j in range(b) for y in range(h) for x in range(w)
+                }
                 losses.append(-(f[i, r + ahead, c] / sum(f.values())).log())
     return sum(losses) / len(losses)
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_it_equals_the_papers_equation(ahead: int) -> None:
-    predicted, targets = grids(2, 4, 3, 5, ahead)
+    predicted, targets = grids((2, 4, 3, 5), ahead)
     mine, theirs = future_nce(predicted, targets, ahead=ahead), slow(predicted, targets, ahead)
     torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
     both = [predicted, targets]
@@ -43,7 +46,7 @@ def test_it_equals_the_papers_equation(ahead: int) -> None:
 
 
 def test_gradcheck() -> None:
-    assert torch.autograd.gradcheck(lambda p, y: future_nce(p, y, ahead=2), grids(2, 4, 2, 3, 2))
+    assert torch.autograd.gradcheck(lambda p, y: future_nce(p, y, ahead=2), grids((2, 4, 2, 3), 2))
 
 
 def test_predicting_nothing_costs_the_log_of_all_patches() -> None:
@@ -67,7 +70,7 @@ def test_each_prediction_has_the_label_of_its_own_patch() -> None:
 
 def test_negatives_may_stand_in_any_order() -> None:
     """Sheet 2, check 3: other images change places, the anchors' own stay."""
-    predicted, targets = grids(1, 4, 3, 5, 1)
+    predicted, targets = grids((1, 4, 3, 5), 1)
     others = torch.randn(4, 4, 3, 5, dtype=torch.float64)
     values = [
         future_nce(predicted, targets, ahead=1, everyone=torch.cat([targets, others[order]]))
@@ -82,7 +85,7 @@ def test_negatives_may_stand_in_any_order() -> None:
 
 def test_parts_are_the_whole() -> None:
     """Processes played one after the other: values average, gradients average."""
-    predicted, targets = grids(6, 4, 3, 5, 2)
+    predicted, targets = grids((6, 4, 3, 5), 2)
     whole = future_nce(predicted, targets, ahead=2)
     parts = [
         future_nce(predicted[o : o + 2], targets[o : o + 2], ahead=2, everyone=targets, offset=o) for o in (0, 2, 4)
@@ -111,7 +114,7 @@ def test_it_bounds_the_information(rho: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types_are_computed_in_float32(dtype: torch.dtype) -> None:
-    predicted, targets = grids(3, 4, 3, 8, 1, dtype)
+    predicted, targets = grids((3, 4, 3, 8), 1, dtype)
     value = future_nce(predicted, targets, ahead=1)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, future_nce(predicted.float(), targets.float(), ahead=1))
@@ -120,7 +123,7 @@ def test_half_types_are_computed_in_float32(dtype: torch.dtype) -> None:
 
 
 def test_calls_that_cannot_be_meant() -> None:
-    predicted, targets = grids(2, 4, 3, 5, 1)
+    predicted, targets = grids((2, 4, 3, 5), 1)
     with pytest.raises(ValueError, match="got 3 rows of predictions, 2 ahead, for 4 rows"):
         future_nce(predicted, targets, ahead=2)
     with pytest.raises(ValueError, match="offset 1 for 2 images among 2"):

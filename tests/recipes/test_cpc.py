@@ -23,7 +23,7 @@ def large(name: str, size: int, **options: object) -> Setting:
     """ImageNet with the card's encoder."""
     facts = card(name)
     torch.manual_seed(0)
-    encoder = build_encoder(facts.encoder, image_size=size, norm=facts.norm, **facts.options)
+    encoder = build_encoder(facts.encoder, image_size=size, **{"norm": facts.norm, **facts.options})
     return Setting(encoder=encoder, image_size=size, samples=IMAGENET, **options)
 
 
@@ -114,7 +114,9 @@ def test_patches_fill_images_of_any_size(size: int) -> None:
 
 
 def test_flags() -> None:
-    recipe = cpc(bare(64, batch_size=8, epochs=3), context="gru", width=96, steps=2, skip=0, patch=32, stride=16, grey=0.5)
+    recipe = cpc(
+        bare(64, batch_size=8, epochs=3), context="gru", width=96, steps=2, skip=0, patch=32, stride=16, grey=0.5
+    )
     assert (recipe.epochs, recipe.batch_size, tuple(recipe.method.ahead)) == (3, 8, (1, 2))
     forecast = recipe.method.forecasts["down"]
     assert isinstance(forecast.context, RowGRU)
@@ -143,10 +145,10 @@ def test_what_cannot_be_predicted_is_refused() -> None:
 def test_every_backbone_is_built_without_batch_norm(name: str, norm: str) -> None:
     default = assemble(name, Flags(batch_size=8), {}, samples=64, native=(3, 32, 32))
     other = assemble(name, Flags(batch_size=8, backbone="mobilenetv3_small_050"), {}, samples=64, native=(3, 32, 32))
-    for made, backbone in ((default, "resnet18"), (other, "mobilenetv3_small_050")):
+    for made, backbone, kind in ((default, "resnet18", norm), (other, "mobilenetv3_small_050", "layer")):
         assert made.encoder.name == backbone
-        assert made.encoder.options == {"norm": norm}
-        assert made.resolved["backbone_options"] == {"norm": norm}
+        assert made.encoder.options == {"norm": kind}
+        assert made.resolved["backbone_options"] == {"norm": kind}
         assert scopes(made.encoder) == set()
     settings = {"method": name, "data": {"name": "d"}, "resolved": default.resolved, "selfsight": "0"}
     assert encoder_facts(default, settings).get("grey", False) == (name == "cpc")

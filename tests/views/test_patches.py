@@ -111,7 +111,9 @@ def test_primitives_change_patches_one_by_one() -> None:
 
 
 def test_patches_depend_on_seed_epoch_and_index_alone() -> None:
-    views = patch_grid(View(size=32), View(size=8, scale=None, padding=1, jitter=Jitter(0.4, 0.4, 0.4, 0.1)), stride=4, primitives=2)
+    views = patch_grid(
+        View(size=32), View(size=8, scale=None, padding=1, jitter=Jitter(0.4, 0.4, 0.4, 0.1)), stride=4, primitives=2
+    )
     images = pictures(6, 40)
     whole = views.render(images, views.plan(key(6)), key(6))
     rows = torch.tensor([4, 1])

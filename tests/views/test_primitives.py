@@ -29,40 +29,35 @@ def changed(name: str, x: Tensor) -> Tensor:
 
 
 def expected(name: str, x: Tensor, s: float) -> Tensor:
-    size = x.shape[-1]
-    byte = (x * 255).round().to(torch.uint8)
-    match name:
-        case "auto-contrast":
-            return TF.autocontrast(x)
-        case "invert":
-            return TF.invert(x)
-        case "equalise":
-            return TF.equalize(byte) / 255
-        case "solarise":
-            return TF.solarize(x, (s + 1) / 2)
-        case "posterise":
-            return TF.posterize(byte, 4 + math.floor(2.5 * (s + 1))) / 255
-        case "contrast":
-            return TF.adjust_contrast(x, 1 + 0.9 * s)
-        case "colour":
-            return TF.adjust_saturation(x, 1 + 0.9 * s)
-        case "brightness":
-            return TF.adjust_brightness(x, 1 + 0.9 * s)
-        case "sharpness":
-            return TF.adjust_sharpness(x, 1 + 0.9 * s)
-    moved = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
-    match name:
-        case "rotate":
-            moved["angle"] = -30 * s
-        case "shear x":
-            moved["shear"] = [math.degrees(math.atan(0.3 * s)), 0.0]
-        case "shear y":
-            moved["shear"] = [0.0, math.degrees(math.atan(0.3 * s))]
-        case "translate x":
-            moved["translate"] = [-150 / 331 * s * size, 0.0]
-        case "translate y":
-            moved["translate"] = [0.0, -150 / 331 * s * size]
+    """Torchvision's result; where an image moves, its zeros come in."""
+    if name in COLOURS:
+        return COLOURS[name](x, s)
+    moved = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **MOVES[name](s, x.shape[-1])}
     return TF.affine(x, **moved, interpolation=InterpolationMode.BILINEAR, fill=[0.0])
+
+
+def levels(x: Tensor) -> Tensor:
+    return (x * 255).round().to(torch.uint8)
+
+
+COLOURS = {
+    "auto-contrast": lambda x, s: TF.autocontrast(x),
+    "invert": lambda x, s: TF.invert(x),
+    "equalise": lambda x, s: TF.equalize(levels(x)) / 255,
+    "solarise": lambda x, s: TF.solarize(x, (s + 1) / 2),
+    "posterise": lambda x, s: TF.posterize(levels(x), 4 + math.floor(2.5 * (s + 1))) / 255,
+    "contrast": lambda x, s: TF.adjust_contrast(x, 1 + 0.9 * s),
+    "colour": lambda x, s: TF.adjust_saturation(x, 1 + 0.9 * s),
+    "brightness": lambda x, s: TF.adjust_brightness(x, 1 + 0.9 * s),
+    "sharpness": lambda x, s: TF.adjust_sharpness(x, 1 + 0.9 * s),
+}
+MOVES = {
+    "rotate": lambda s, size: {"angle": -30 * s},
+    "shear x": lambda s, size: {"shear": [math.degrees(math.atan(0.3 * s)), 0.0]},
+    "shear y": lambda s, size: {"shear": [0.0, math.degrees(math.atan(0.3 * s))]},
+    "translate x": lambda s, size: {"translate": [-150 / 331 * s * size, 0.0]},
+    "translate y": lambda s, size: {"translate": [0.0, -150 / 331 * s * size]},
+}
 
 
 @pytest.mark.parametrize("name", [name for name in PRIMITIVES if name != "cutout"])

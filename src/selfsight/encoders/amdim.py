@@ -142,6 +142,4 @@ def build(name: str, *, image_size: int, channels: int, **options: Any) -> Local
         raise UserError(f"{name} has no option {', '.join(sorted(unknown))}; it has first, width, depth, batch_norm")
     shape = NAMES[name]._replace(**{key: value for key, value in options.items() if key != "batch_norm"})
     model = LocalResNet(channels, image_size, shape, batch_norm=options.get("batch_norm", False))
-    return LocalEncoder(
-        model, name=name, image_size=image_size, channels=channels, options=options, arguments=None
-    )
+    return LocalEncoder(model, name=name, image_size=image_size, channels=channels, options=options, arguments=None)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # torch's own
 
 from selfsight.losses.precision import full, no_autocast
 
@@ -75,12 +75,12 @@ def local_infomax(
     return Infomax(loss / (b * places), square / (b * n * places))
 
 
-def _block(  # noqa: PLR0917 - checkpoint passes by position
+def _block(
     source: Tensor, columns: Tensor, own: Tensor, places: int, clip: float
 ) -> tuple[Tensor, Tensor]:
     """The summed loss of some images and their summed squared raw scores."""
     with no_autocast(source):
-        raw = (source @ columns.to(source.dtype)).unflatten(1, (-1, places))
+        raw = (source @ columns.to(source.dtype)).view(len(source), -1, places)
     scores = soft_clip(raw, clip)
     mine = own[:, None, None].expand(-1, 1, places)
     positive = scores.gather(1, mine)[:, 0]

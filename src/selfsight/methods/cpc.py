@@ -70,7 +70,7 @@ class CPC(Method[Patches]):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.forecasts = nn.ModuleDict(dict(forecasts))
+        self.forecasts = nn.ModuleDict({str(direction): forecast for direction, forecast in forecasts.items()})
         self.directions = tuple(forecasts)
         self.ahead = tuple(ahead)
         self.scale = scale
@@ -85,7 +85,7 @@ class CPC(Method[Patches]):
 
     def encode(self, x: Float[Tensor, "b h w c p p"]) -> Float[Tensor, "b h w d"]:
         """Each patch's encoding: the encoder's map of it, averaged over its places."""
-        return self.encoder(x.flatten(0, 2)).unflatten(0, x.shape[:3])
+        return self.encoder(x.flatten(0, 2)).view(*x.shape[:3], -1)
 
     def losses(self, z: Float[Tensor, "b h w d"], direction: Direction) -> list[Tensor]:
         """The loss of each step ahead, in one direction."""
@@ -95,8 +95,6 @@ class CPC(Method[Patches]):
         everyone = gather(targets) if self.everywhere else targets
         offset = rank() * len(z) if self.everywhere else 0
         return [
-            future_nce(
-                self.scale * predictor(context[:, :-k]), targets, ahead=k, everyone=everyone, offset=offset
-            )
+            future_nce(self.scale * predictor(context[:, :-k]), targets, ahead=k, everyone=everyone, offset=offset)
             for k, predictor in zip(self.ahead, forecast.predictors, strict=True)
         ]

@@ -9,14 +9,14 @@ class LocalHead(nn.Module):
     """Two 1x1 convolutions beside a linear shortcut, then batch norm (Bachman et al., 2019; their official code).
 
     The second convolution begins at zero. The shortcut begins as the identity plus U(-0.01, 0.01), where the width does
-    not shrink.
+    not shrink. Its bias in the official code is left out: batch norm takes it away again.
     """
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inside, outside, 1, bias=False)
         self.conv2 = nn.Conv2d(outside, outside, 1, bias=False)
-        self.shortcut = nn.Conv2d(inside, outside, 1)
+        self.shortcut = nn.Conv2d(inside, outside, 1, bias=False)
         self.norm = nn.BatchNorm2d(outside)
         nn.init.zeros_(self.conv2.weight)
         if outside >= inside:

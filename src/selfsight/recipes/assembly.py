@@ -72,7 +72,7 @@ def assemble(
     backbone = flags.backbone or (card.small_encoder if small else card.encoder)
     options = {} if flags.backbone else dict(card.small_options if small else card.options)
     if card.norm:
-        options["norm"] = card.norm
+        options.setdefault("norm", card.norm)
     if flags.patch_size:
         options["patch_size"] = flags.patch_size
     torch.manual_seed(flags.seed)

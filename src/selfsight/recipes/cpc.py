@@ -7,8 +7,8 @@ The method: ``selfsight.methods.cpc``. Predict patches further down from those a
 of 300 pixels cut into 7x7 patches that overlap by half, of each a random sub-crop of 60 of 64 pixels, rows 1 to 5
 below, Adam with 2e-4, batch 512 (16 on each of 32 GPUs). It gives no length: 200 epochs, as version 2.
 
-**CPC, small images** (up to 96 px): Greedy InfoMax's CPC on STL-10 (crops of 64 of 96 pixels, patches of 16): one row is
-skipped, Adam 2e-4, batch 32, 300 epochs. Up to 32 px whole images take the place of crops.
+**CPC, small images** (up to 96 px): Greedy InfoMax's CPC on STL-10 (crops of 64 of 96 pixels, patches of 16): one row
+is skipped, Adam 2e-4, batch 32, 300 epochs. Up to 32 px whole images take the place of crops.
 
 **CPC v2, large images**: patches of 80 pixels, 36 apart, of 260 in proportion to the image size, so 6x6 of them, rows 3
 to 5 in four directions; targets of 64 dimensions and predictions times 0.1; Adam with betas 0.8 and 0.999, 4e-4, decay
@@ -18,11 +18,12 @@ to 5 in four directions; targets of 64 dimensions and predictions times 0.1; Ada
 with an epsilon of 1e-7, batch 128; 300 epochs as for CPC.
 
 **Differences**: CPC's encoder has no norm in the paper; here each batch norm leaves its scale and shift behind, so that
-residual branches begin at zero. Its context is unnamed there, PixelCNN or a row GRU: the default is version 2's masked
-convolutions. CPC v2's 71.5 % are of a ResNet-161, which is not built here; the default is a ResNet-v2-50 of three
-stages (63.8 % are the paper's with a ResNet-50), in which layer norm takes batch norm's place. Version 2's patches
-change by a sub-crop, a flip, two of AutoAugment's primitives, colour jitter, grey and the loss of two of three colours,
-as the paper's, but not by its elastic deformations; the probabilities of jitter, grey and dropping are this file's.
+residual branches begin at zero; another encoder (``--backbone``) may not stand that, and gets layer norm. Its context
+is unnamed there, PixelCNN or a row GRU: the default is version 2's masked convolutions. CPC v2's 71.5 % are of a
+ResNet-161, which is not built here; the default is a ResNet-v2-50 of three stages (63.8 % are the paper's with a
+ResNet-50), in which layer norm takes batch norm's place. Version 2's patches change by a sub-crop, a flip, two of
+AutoAugment's primitives, colour jitter, grey and the loss of two of three colours, as the paper's, but not by its
+elastic deformations; the probabilities of jitter, grey and dropping are this file's.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ from selfsight.encoders.build import build_encoder
 from selfsight.encoders.protocol import Encoder
 from selfsight.methods.cpc import CPC
 from selfsight.parts.batchnorm import set_scope_
-from selfsight.parts.forecast import DIRECTIONS, Forecast, MaskedConvolutions, RowGRU
+from selfsight.parts.forecast import DIRECTIONS, Direction, Forecast, MaskedConvolutions, RowGRU
 from selfsight.recipes.quick import on_the_world
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive
 from selfsight.schedules import constant
@@ -53,8 +54,9 @@ CARDS = {
         "arxiv": "1807.03748",
         "fact": "The rows above tell which patch lies several rows below.",
         "encoder": "resnetv2_101",
-        "options": {"layers": [3, 4, 23]},
-        "norm": "none",
+        "options": {"layers": [3, 4, 23], "zero_init_last": True, "norm": "none"},
+        "small_options": {"norm": "none"},
+        "norm": "layer",
     },
     "cpc_v2": {
         "family": "contrastive",
@@ -111,9 +113,8 @@ def cpc(
     first = 1 + ((1 if at.small else 0) if skip is None else skip)
     positive(steps=steps, width=width, patch=patch, stride=stride)
     patch, stride = _grid(at.image_size, 7, 64 / 256, patch, stride)
-    whole = at.image_size <= 32
-    scale = None if whole else ((64 / 96) ** 2,) * 2 if at.small else ((256 / 300) ** 2,) * 2
-    crop = View(size=at.image_size, scale=scale, ratio=(1, 1), padding=4 if whole else 0, grey=grey)
+    scale = _crop(at, 256 / 300)
+    crop = View(size=at.image_size, scale=scale, ratio=(1, 1), padding=0 if scale else 4, grey=grey)
     each = View(
         size=patch,
         scale=None,
@@ -182,9 +183,8 @@ def cpc_v2(
     size = at.image_size
     positive(nearest=nearest, projection=projection, width=width, patch=patch, stride=stride)
     patch, stride = _grid(size, 7, 64 / 256, patch, stride) if at.small else _grid(size, 6, 80 / 260, patch, stride)
-    whole = size <= 32
-    scale = None if whole else ((64 / 96) ** 2,) * 2 if at.small else ((260 / 300) ** 2,) * 2
-    crop = View(size=size, scale=scale, ratio=(1, 1), padding=4 if whole else 0, flip=0)
+    scale = _crop(at, 260 / 300)
+    crop = View(size=size, scale=scale, ratio=(1, 1), padding=0 if scale else 4, flip=0)
     each = View(
         size=patch,
         scale=None,
@@ -198,8 +198,10 @@ def cpc_v2(
     ahead = _ahead(range(nearest, farthest + 1), views)
     d = _width(at, patch)
     ways = DIRECTIONS[: {"four": 4, "two": 2, "one": 1}[directions]]
-    forecasts = {
-        way: Forecast(MaskedConvolutions(d, hidden=width), [nn.Linear(d, projection) for _ in ahead], nn.Linear(d, projection))
+    forecasts: dict[Direction, Forecast] = {
+        way: Forecast(
+            MaskedConvolutions(d, hidden=width), [nn.Linear(d, projection) for _ in ahead], nn.Linear(d, projection)
+        )
         for way in ways
     }
     method = CPC(at.encoder, forecasts, ahead=ahead, scale=0.1, average=False, everywhere=everywhere)
@@ -218,6 +220,12 @@ def cpc_v2(
         epochs=at.epochs or (300 if at.small else 200),
         batch_size=at.batch_size or (128 if at.small else 512),
     )
+
+
+def _crop(at: Setting, large: float) -> tuple[float, float] | None:
+    """The share of an image's area that is cut out: ``large`` or STL-10's 64 of 96 px a side; up to 32 px all of it."""
+    share = (64 / 96 if at.small else large) ** 2
+    return None if at.image_size <= 32 else (share, share)
 
 
 def _grid(size: int, side: int, share: float, patch: int | None, stride: int | None) -> tuple[int, int]:
