@@ -53,3 +53,12 @@ def test_a_new_peak_scales_the_whole_curve() -> None:
     assert [moved(at(k)) for k in (0, 70, 400, 999)] == pytest.approx([2 * rate(at(k)) for k in (0, 70, 400, 999)])
     with pytest.raises(ValueError, match="zero everywhere"):
         constant(0.0).with_peak(1.0)
+
+
+def test_steps_after_a_warm_up_of_updates() -> None:
+    rate = steps(0.1, at=(0.5,), factor=0.2, warmup_updates=20)
+    assert [rate(at(k)) for k in (0, 9, 19, 499, 500)] == pytest.approx([0.005, 0.05, 0.1, 0.1, 0.02])
+    assert str(rate) == "warm-up 20 updates (at most a tenth) to 0.1, x 0.2 at 50%"
+    short = steps(0.1, at=(0.5,), factor=0.2, warmup_updates=500)
+    assert short(at(99)) == pytest.approx(0.1)
+    assert short(at(49)) == pytest.approx(0.05)

@@ -42,3 +42,19 @@ class MaskedImages(NamedTuple):
     visible: Int[Tensor, "b k"]
     masked: Int[Tensor, "b m"]
     index: Int[Tensor, " b"]
+
+
+class Patches(NamedTuple):
+    """A grid of patches, which may overlap, of one view of each image."""
+
+    x: Float[Tensor, "b rows columns c p p"]
+    index: Int[Tensor, " b"]
+
+
+class PlacedViews(NamedTuple):
+    """Two views of each image, and for each view a number in [0, 1) that chooses a place in its feature map."""
+
+    x1: Float[Tensor, "b c h w"]
+    x2: Float[Tensor, "b c h w"]
+    place: Float[Tensor, "b 2"]
+    index: Int[Tensor, " b"]

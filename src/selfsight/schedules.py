@@ -81,8 +81,10 @@ def warmup_cosine(peak: float, *, warmup_epochs: float, start: float = 0.0, end:
     return Curve(at, peak, words)
 
 
-def steps(peak: float, *, at: Sequence[float], factor: float) -> Curve:
+def steps(peak: float, *, at: Sequence[float], factor: float, warmup_updates: int = 0) -> Curve:
     """``peak``, multiplied by ``factor`` at each fraction of the training in ``at``.
+
+    The first ``warmup_updates`` climb to it in a line, at most a tenth of the training.
 
     >>> rate = steps(0.1, at=(0.3, 0.6, 0.8), factor=0.2)
     >>> round(rate(Clock(step=70, steps=100, epoch=0, epochs=1)), 6)
@@ -90,7 +92,9 @@ def steps(peak: float, *, at: Sequence[float], factor: float) -> Curve:
     """
 
     def value(clock: Clock) -> float:
-        return peak * factor ** sum(clock.progress >= share for share in at)
+        rate = peak * factor ** sum(clock.progress >= share for share in at)
+        return rate * min(1.0, (clock.step + 1) / max(1.0, min(warmup_updates, clock.steps / 10)))
 
     when = ", ".join(f"{share:.0%}" for share in at)
-    return Curve(value, peak, lambda scale: f"{scale * peak:g}, x {factor:g} at {when}")
+    before = f"warm-up {warmup_updates} updates (at most a tenth) to " if warmup_updates else ""
+    return Curve(value, peak, lambda scale: f"{before}{scale * peak:g}, x {factor:g} at {when}")

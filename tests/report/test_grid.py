@@ -5,10 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from selfsight.batches import MaskedImages, MultiCrop
+from selfsight.batches import MaskedImages, MultiCrop, Patches, PlacedViews
 from selfsight.data.protocol import DataError
 from selfsight.report.grid import hide, read_originals, render_batch, sample_positions, tiles, undo, views_grid
 from selfsight.report.thumbnails import as_image, sprite, thumbnail
+from selfsight.views.pipelines import one_view
+from selfsight.views.view import View
 
 
 def test_normalisation_is_undone_to_the_byte(patches, mirrored):
@@ -120,3 +122,22 @@ def test_sprite_places_thumbnails_row_by_row():
     made = sprite(images, 10)
     assert (made.columns, made.cell) == (3, 10)
     assert thumbnail(images[0], 10).size == (10, 10)
+
+
+def test_patches_are_shown_side_by_side():
+    x = torch.arange(2 * 2 * 3 * 3 * 4 * 4).reshape(2, 2, 3, 3, 4, 4) % 256 / 255
+    (shown,) = tiles(one_view(View(size=32, normalise=None)), Patches(x, torch.arange(2)))
+    assert shown.shape == (2, 3, 10, 15)
+    for row in range(2):
+        for column in range(3):
+            tile = shown[:, :, 5 * row : 5 * row + 4, 5 * column : 5 * column + 4]
+            assert torch.equal(tile, (x[:, row, column] * 255).round().to(torch.uint8))
+    assert (shown[:, :, 4] == 255).all()
+
+
+def test_placed_views_are_shown_as_two(patches, mirrored):
+    originals = read_originals(patches, [0, 1])
+    x = render_batch(mirrored.plain, originals).x
+    shown = tiles(mirrored, PlacedViews(x, x.flip(-1), torch.zeros(2, 2), torch.arange(2)))
+    assert np.array_equal(shown[0].numpy(), np.stack(originals.images))
+    assert torch.equal(shown[1], shown[0].flip(-1))

@@ -10,7 +10,9 @@ import timm
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from selfsight.encoders import amdim
 from selfsight.encoders.backbone import Backbone, Transformer
+from selfsight.encoders.norms import Norm, replace_batch_norms
 from selfsight.encoders.small import SmallCNN
 from selfsight.encoders.stem import adapt_stem
 from selfsight.errors import UserError
@@ -29,18 +31,21 @@ def build_encoder(
     pretrained: bool = False,
     drop_path: float = 0.0,
     small_stem: bool | None = None,
+    norm: Norm | None = None,
     **timm_options: Any,
 ) -> Backbone:
     """An encoder from its name, for square images of ``image_size`` pixels.
 
     Args:
         name: a timm model (``resnet50``, ``vit_small_patch16_224``; with a tag to choose its weights), a folder or
-            repository of one (``local-dir:PATH``, ``hf-hub:NAME``), ``small_cnn`` or ``tiny_cnn``.
+            repository of one (``local-dir:PATH``, ``hf-hub:NAME``), ``small_cnn`` or ``tiny_cnn``, or one of AMDIM's
+            (``amdim_small``).
         image_size: a vision transformer gets as many positions as it has patches at this size.
         channels: of the images; pretrained weights are adapted to other numbers than 3 by timm's rule.
         pretrained: starts from timm's weights, which are downloaded once.
         drop_path: stochastic depth, 0 at the first block and this at the last.
         small_stem: convolutional stem and pooling give way to ``adapt_stem``'s; by default up to 96 px.
+        norm: layer norm, or scale and shift alone (``none``), in the place of each batch norm, which stays by default.
         timm_options: go to timm's constructor (``patch_size``, ``depth``...).
 
     ResNets begin with timm's scale of zero in each block's last norm, as SimCLR, SimSiam and Barlow Twins have it.
@@ -51,13 +56,16 @@ def build_encoder(
     (512, 8)
     """
     adapts = image_size <= SMALL if small_stem is None else small_stem
+    chosen = {} if norm is None else {"norm": norm}
+    if name in amdim.NAMES:
+        _only(name, pretrained, drop_path, chosen)
+        return amdim.build(name, image_size=image_size, channels=channels, **timm_options)
     if name in OWN:
-        if pretrained or drop_path or timm_options:
-            options = ", ".join(["drop_path"] * bool(drop_path) + sorted(timm_options))
-            wrong = "pretrained weights" if pretrained else f"option {options}"
-            raise UserError(f"{name} has no {wrong}; leave that out or choose a timm model")
+        _only(name, pretrained, drop_path, timm_options)
         own = SmallCNN(channels, OWN[name])
-        return Backbone(own, name=name, image_size=image_size, channels=channels, options={}, arguments=None)
+        if norm is not None:
+            replace_batch_norms(own, norm)
+        return Backbone(own, name=name, image_size=image_size, channels=channels, options=chosen, arguments=None)
     architecture, timm_options = _resolve(name, timm_options)
     arguments = {**_arguments(architecture, image_size, channels), **timm_options}
     flexible = {"dynamic_img_size": True} if _is_transformer(architecture) else {}
@@ -67,7 +75,9 @@ def build_encoder(
         _check_patches(name, model, image_size)
     if adapts:
         adapt_stem(model)
-    options = {**timm_options} if small_stem is None else {"small_stem": small_stem, **timm_options}
+    if norm is not None:
+        replace_batch_norms(model, norm)
+    options = {**chosen, **({} if small_stem is None else {"small_stem": small_stem}), **timm_options}
     kind = Transformer if type(model) is VisionTransformer else Backbone
     facts = {"model_name": architecture.partition(".")[0], **arguments}
     try:
@@ -81,6 +91,14 @@ def build_encoder(
 def has_small_stem(encoder: nn.Module) -> bool:
     """Whether the encoder's model went through ``adapt_stem`` and changed."""
     return bool(getattr(getattr(encoder, "model", encoder), "has_small_stem", False))
+
+
+def _only(name: str, pretrained: bool, drop_path: float, options: Mapping[str, Any]) -> None:
+    """Refuses what one of our own nets does not have."""
+    if pretrained or drop_path or options:
+        given = ", ".join(["drop_path"] * bool(drop_path) + sorted(options))
+        wrong = "pretrained weights" if pretrained else f"option {given}"
+        raise UserError(f"{name} has no {wrong}; leave that out or choose a timm model")
 
 
 def _resolve(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -111,7 +129,7 @@ def _arguments(name: str, image_size: int, channels: int) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> UserError:
-    near = difflib.get_close_matches(name.lower(), [*timm.list_models(), *OWN], n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name.lower(), [*timm.list_models(), *OWN, *amdim.NAMES], n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() has all names"
     return UserError(f"unknown backbone '{name}'; {hint}")
 

@@ -23,6 +23,20 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class LocalEncoder(Encoder, Protocol):
+    """An encoder whose maps of 5x5 and of 7x7 places each see a part of the image only."""
+
+    local_width: int
+    """Channels of both maps."""
+
+    def scales(
+        self, x: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b width"], Float[Tensor, "b m 5 5"], Float[Tensor, "b m 7 7"]]:
+        """The features of one place (the pooled feature), of 5x5 and of 7x7."""
+        ...
+
+
+@runtime_checkable
 class TokenEncoder(Encoder, Protocol):
     """A vision transformer whose tokens can be reached."""
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from selfsight.encoders.build import has_small_stem
+from selfsight.encoders.norms import replace_batch_norms
 from selfsight.encoders.stem import adapt_stem
 from selfsight.encoders.store import load_encoder, read_facts, replace_file, save_encoder, weights
 from selfsight.engine.run import open_run
@@ -83,6 +84,11 @@ def _timm(encoder: Any, facts: Mapping[str, Any], out: Path) -> Path:
     if has_small_stem(encoder):
         adapt_stem(model)
         lines = ["import selfsight", *lines, "selfsight.adapt_stem(model)  # the stem for small images"]
+    norm = encoder.options.get("norm")
+    if norm is not None:
+        replace_batch_norms(model, norm)
+        lines = ["from selfsight.encoders.norms import replace_batch_norms", *lines]
+        lines += [f'replace_batch_norms(model, "{norm}")']
     return _strict(encoder, model, facts, out, lines)
 
 
@@ -125,6 +131,8 @@ def _huggingface(encoder: Any, facts: Mapping[str, Any], out: Path) -> Path:
         raise UserError(
             f"timm's folders cannot say that {encoder.name} has a stem for small images; use --format timm instead"
         )
+    if "norm" in encoder.options:
+        raise UserError(f"timm's folders cannot say that {encoder.name} has no batch norm; use --format timm instead")
     arguments = {key: value for key, value in encoder.arguments.items() if key != "model_name"}
     normalise = facts.get("normalise") or {"mean": [0.0] * encoder.channels, "std": [1.0] * encoder.channels}
     config = {

@@ -36,9 +36,12 @@ CONVOLUTIONAL: Mapping[str, Any] = {"backbone": "tiny_cnn"}
 TRANSFORMER: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224", "patch_size": 4}
 """The encoder of the methods that work with nothing but tokens."""
 
+LOCAL: Mapping[str, Any] = {"backbone": "amdim_nano"}
+"""The encoder of AMDIM, which needs features that see a part of the image only."""
+
 SHORT: Mapping[str, Any] = {"optimiser": "adamw", "batch_size": 250}
 """The papers' learning rates, LARS's above all, are made for a hundred thousand updates; here are a few thousand."""
-PEAK: Mapping[str, float] = {"tiny_cnn": 4e-3, "vit_tiny_patch16_224": 1e-3}
+PEAK: Mapping[str, float] = {"tiny_cnn": 4e-3, "vit_tiny_patch16_224": 1e-3, "amdim_nano": 2e-3}
 OWN: Mapping[str, Mapping[str, Any]] = {
     "byol": {"momentum": 0.97},  # its paper's for the shortest training, 40 epochs
     "moco_v2": {"symmetric": False, "queue": 4000},  # as in its paper; the queue of the official CIFAR-10 notebook
@@ -136,8 +139,8 @@ def ladder(
 
 
 def encoder_of(name: str) -> Mapping[str, Any]:
-    """The flags of the encoder a method climbs with: the small convolutional one, or ViT-Tiny with patches of 4."""
-    return TRANSFORMER if catalogue.card(name).needs == "tokens" else CONVOLUTIONAL
+    """The flags of the encoder a method climbs with: the small convolutional one, unless it needs another."""
+    return {"tokens": TRANSFORMER, "local": LOCAL}.get(catalogue.card(name).needs, CONVOLUTIONAL)
 
 
 def flags_of(name: str) -> Mapping[str, Any]:

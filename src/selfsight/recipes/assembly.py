@@ -1,6 +1,6 @@
 """From flags to a recipe: encoder, setting, the recipe's own choices, overrides; with what was resolved, in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -38,11 +38,15 @@ class Assembly:
         return self.recipe.method.encoder
 
 
-def resolve_size(flags: Flags, native: tuple[int, int, int] | None) -> int:
-    """The image size: the flag's, else the data's own where all images share one of at most 96 px, else 224."""
+def resolve_size(flags: Flags, native: tuple[int, int, int] | None, sizes: Sequence[int] = ()) -> int:
+    """The image size: the flag's, else the data's own where all images share one of at most 96 px, else 224.
+
+    Where the method's encoder takes certain ``sizes`` only, the largest of them that is not larger, or the smallest.
+    """
     if flags.image_size:
         return flags.image_size
-    return max(native[1:]) if native and max(native[1:]) <= SMALL else 224
+    size = max(native[1:]) if native and max(native[1:]) <= SMALL else 224
+    return max([s for s in sizes if s <= size] or sizes[:1] or [size])
 
 
 def assemble(
@@ -64,10 +68,12 @@ def assemble(
     for name in hyper:
         if name not in own:
             raise unknown(f"flag of {method}", name, own)
-    size = resolve_size(flags, native)
+    size = resolve_size(flags, native, card.sizes)
     small = size <= SMALL
     backbone = flags.backbone or (card.small_encoder if small else card.encoder)
-    options = dict(card.small_options) if small and not flags.backbone else {}
+    options = {} if flags.backbone else dict(card.small_options if small else card.options)
+    if card.norm:
+        options.setdefault("norm", card.norm)
     if flags.patch_size:
         options["patch_size"] = flags.patch_size
     torch.manual_seed(flags.seed)
@@ -179,10 +185,12 @@ def _plain(value: Any) -> Any:
 
 def encoder_facts(assembly: Assembly, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What encoder.json says beside the encoder's own facts."""
-    normalise = getattr(assembly.recipe.views.plain, "normalise", None)
+    plain = assembly.recipe.views.plain
+    normalise = getattr(plain, "normalise", None)
     return {
         "method": settings["method"],
         "normalise": {"mean": list(normalise[0]), "std": list(normalise[1])} if normalise else None,
+        **({"grey": True} if getattr(plain, "grey", False) else {}),
         "data": settings["data"]["name"],
         "epochs": settings["resolved"]["epochs"],
         "selfsight": settings["selfsight"],

@@ -33,7 +33,13 @@ class Card:
     arxiv: str = ""
     encoder: str = "resnet50"
     small_encoder: str = "resnet18"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of ``encoder``, as ``small_options`` of ``small_encoder``; neither goes to a backbone that was asked for."""
     small_options: Mapping[str, Any] = field(default_factory=dict)
+    norm: str = ""
+    """What stands for batch norm in the encoder, whichever it is, unless its options say otherwise."""
+    sizes: tuple[int, ...] = ()
+    """The only image sizes that its encoder takes, ascending; none where it takes any."""
     needs: str = ""
 
 

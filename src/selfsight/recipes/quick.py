@@ -28,13 +28,15 @@ def quick(recipe: Recipe[B]) -> Recipe[B]:
 def on_the_world(recipe: Recipe[B], *, peak: float = 4e-3, least: float = 0.5) -> Recipe[B]:
     """``quick``, with crops for the embedded world: smaller ones often miss the object.
 
-    Crops show at least ``least`` of an image, small ones at least half of that.
+    Crops show at least ``least`` of an image, small ones at least half of that; what shows all of it stays.
     """
     recipe = quick(recipe)
     pipeline: Any = recipe.views
     largest = max(view.size for view in pipeline.views)
 
     def wider(view: View) -> View:
+        if view.scale is None:
+            return view
         return replace(view, scale=(least, 1.0) if view.size == largest else (least / 2, least))
 
     views = replace(pipeline, views=tuple(wider(view) for view in pipeline.views))

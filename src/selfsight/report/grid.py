@@ -1,6 +1,6 @@
 """Views as the model sees them: originals beside what a pipeline made of them, normalisation undone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from selfsight.batches import Images, MaskedImages, MultiCrop, TwoViews
+from selfsight.batches import Images, MaskedImages, MultiCrop, Patches, PlacedViews, TwoViews
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import Key, permutation
 from selfsight.report.thumbnails import as_image, thumbnail
@@ -77,15 +77,27 @@ def hide(x: UInt8[Tensor, "b c h w"], masked: Int[Tensor, "b m"], patches: int) 
     return torch.where(mask, torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8), x)
 
 
+def side_by_side(
+    x: Float[Tensor, "b rows columns c p p"], undo: Callable[[Tensor], UInt8[Tensor, "n c p p"]]
+) -> UInt8[Tensor, "b c h w"]:
+    """Each image's patches as one picture, a pixel's gap between them."""
+    b, rows, columns = x.shape[:3]
+    patches = torch.nn.functional.pad(undo(x.flatten(0, 2)), (0, 1, 0, 1), value=255)
+    grid = patches.unflatten(0, (b, rows, columns)).permute(0, 3, 1, 4, 2, 5)
+    return grid.flatten(4, 5).flatten(2, 3)
+
+
 def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
     """The views that a batch holds, one stack per view, as 8-bit images."""
-    if isinstance(batch, TwoViews):
+    if isinstance(batch, TwoViews | PlacedViews):
         return [undo(views, batch.x1), undo(views, batch.x2)]
     if isinstance(batch, MultiCrop):
         return [undo(views, crop) for crop in (*batch.large, *batch.small)]
     if isinstance(batch, MaskedImages):
         whole = undo(views, batch.x)
         return [whole, hide(whole, batch.masked, batch.visible.shape[1] + batch.masked.shape[1])]
+    if isinstance(batch, Patches):
+        return [side_by_side(batch.x, lambda x: undo(views, x))]
     if isinstance(batch, Images):
         return [undo(views, batch.x)]
     raise TypeError(f"no picture is known for a batch of type {type(batch).__name__}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from selfsight.batches import Images, MaskedImages, MultiCrop, TwoViews
 from selfsight.keyed import Key, uniforms
 from selfsight.sizes import SMALL
-from selfsight.views import geometry
+from selfsight.views import colour, geometry
 from selfsight.views.protocol import Cuts, Plan, Views
 from selfsight.views.render import normalise_, render, sizes
 from selfsight.views.view import DRAWS, Interpolation, Normalise, View, boxes
@@ -125,6 +125,7 @@ class PlainView(Views[Images]):
     normalise: Normalise | None
     resize: int
     interpolation: Interpolation
+    grey: bool = False
 
     def plan(self, key: Key) -> Plan:
         return {}
@@ -140,13 +141,15 @@ class PlainView(Views[Images]):
             x = geometry.centre(images.float(), self.size, self.resize, self.interpolation).clamp(0, 255) / 255
         else:
             x = images[0][:, 0].float() / 255
+        if self.grey:
+            colour.greyscale_(x.transpose(0, 1), torch.arange(len(x), device=x.device))
         normalise_(x.transpose(0, 1), self.normalise)
         return Images(x, key.index.to(x.device, non_blocking=True))
 
     def describe(self) -> str:
         """The view in one line."""
         start = "" if self.resize == self.size else f"short side to {self.resize} px, "
-        return f"{start}centre {self.size} px{', normalise' if self.normalise else ''}"
+        return f"{start}centre {self.size} px{', grey' if self.grey else ''}{', normalise' if self.normalise else ''}"
 
     @property
     def plain(self) -> "PlainView":

@@ -50,7 +50,7 @@ def render(
                 take = _from_whole(images, [views[v] for v in group], [plans[v] for v in group])
             else:
                 take = _from_cuts(images, views, group)
-            x = _render(
+            x = rendered(
                 take, [views[v] for v in group], Colours._make(map(torch.cat, zip(*drawn, strict=True))), device
             )
             out |= zip(group, x.split(len(plans[0])), strict=True)
@@ -117,8 +117,8 @@ def _from_cuts(stacks: Cuts, views: Sequence[View], group: Sequence[int]) -> Tak
     return take
 
 
-def _render(take: Take, views: Sequence[View], drawn: Colours, device: torch.device) -> Float[Tensor, "r c s s"]:
-    """Renders the rows that ``take`` gives; ``views`` agree in all that is not drawn."""
+def rendered(take: Take, views: Sequence[View], drawn: Colours, device: torch.device) -> Float[Tensor, "r c s s"]:
+    """The rows that ``take`` gives, in their colours and normalised; ``views`` agree in all that is not drawn."""
     view = views[0]
     radius = max((v.blur.radius for v in views if v.blur), default=0)
     threshold = max((v.solarise.threshold for v in views if v.solarise), default=0.0)

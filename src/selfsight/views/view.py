@@ -22,7 +22,7 @@ ATTEMPTS = 10
 """Crops tried before the central one is taken, as torchvision's ``RandomResizedCrop``."""
 DRAWS = 2 * ATTEMPTS + 13
 _AREA, _RATIO = slice(0, 2 * ATTEMPTS, 2), slice(1, 2 * ATTEMPTS, 2)
-_TOP, _LEFT, _FLIP, _JITTER = range(2 * ATTEMPTS, 2 * ATTEMPTS + 4)
+_TOP, _LEFT, FLIP, _JITTER = range(2 * ATTEMPTS, 2 * ATTEMPTS + 4)
 _FACTORS = slice(_JITTER + 1, _JITTER + 5)
 _ORDER, _GREY, _BLUR, _SIGMA, _SOLARISE = range(_JITTER + 5, _JITTER + 10)
 _ORDERS = torch.tensor(list(itertools.permutations(range(4))))
@@ -189,7 +189,7 @@ def boxes(
     view: View, u: Float[Tensor, "b n"], height: int | Int[Tensor, " b"], width: int | Int[Tensor, " b"]
 ) -> Boxes:
     """The boxes that the uniform numbers ``u`` mean on images of ``height`` by ``width`` pixels, all or each."""
-    flip = u[:, _FLIP] < view.flip
+    flip = u[:, FLIP] < view.flip
     u = u.double()
     height, width = (torch.as_tensor(side, dtype=torch.float64).expand(len(u)) for side in (height, width))
     if view.scale is None:
