@@ -66,7 +66,7 @@ def assemble(
     size = resolve_size(flags, native)
     small = size <= SMALL
     backbone = flags.backbone or (card.small_encoder if small else card.encoder)
-    options = dict(card.small_options) if small and not flags.backbone else {}
+    options = {} if flags.backbone else dict(card.small_options if small else card.options)
     if flags.patch_size:
         options["patch_size"] = flags.patch_size
     torch.manual_seed(flags.seed)

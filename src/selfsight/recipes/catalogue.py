@@ -32,6 +32,8 @@ class Card:
     fact: str
     arxiv: str = ""
     encoder: str = "resnet50"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What ``build_encoder`` is told besides where the encoder is the recipe's own choice; so for small images."""
     small_encoder: str = "resnet18"
     small_options: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
