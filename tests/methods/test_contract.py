@@ -24,6 +24,9 @@ SPLITS_INTO_MICRO_BATCHES = {"mae"}
 """Methods whose loss is a mean over samples that do not see each other. In all others accumulation is not the large
 batch: negatives, assignments, cross-correlations, centres or batch norm are computed within a micro-batch."""
 
+FROZEN = {"moco_v3": {"model.patch_embed.proj.weight", "model.patch_embed.proj.bias"}}
+"""Parameters of the encoder that a method leaves as they were drawn (MoCo v3, section 4.2: a transformer's patches)."""
+
 
 def test_there_are_recipes() -> None:
     assert len(NAMES) >= 9
@@ -55,8 +58,9 @@ def test_a_step_moves_the_encoder(name: str) -> None:
     before = {key: p.detach().clone() for key, p in recipe.method.encoder.named_parameters()}
     rig.train(recipe, rig.batches(recipe, 2), start=5)
     moved = {key for key, p in recipe.method.encoder.named_parameters() if not torch.equal(before[key], p)}
-    fixed = {"model.pos_embed"}  # MAE's sine-cosine positions
+    fixed = {"model.pos_embed"} | FROZEN.get(name, set())  # MAE's and MoCo v3's sine-cosine positions
     assert moved >= before.keys() - fixed, f"still where they were: {sorted(before.keys() - fixed - moved)}"
+    assert not moved & FROZEN.get(name, set())
 
 
 @every

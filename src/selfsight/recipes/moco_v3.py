@@ -157,9 +157,8 @@ def _views(at: Setting, smallest: float) -> list[View]:
 def _optimiser(small: bool, transformer: bool, column: _Column, batch: int) -> OptimiserSpec:
     peak, decay = column.base * batch / 256, constant(column.decay)
     if transformer:
-        return OptimiserSpec(
-            build=AdamW, lr=warmup_cosine(peak, warmup_epochs=40), weight_decay=decay, groups=decay_all
-        )
+        lr = warmup_cosine(peak, warmup_epochs=40, parts=7)  # 40 of 300 epochs are more than a tenth
+        return OptimiserSpec(build=AdamW, lr=lr, weight_decay=decay, groups=decay_all)
     if small:
         build = partial(LARS, momentum=0.9, eta=0.02, variant="larc", clip=True)
         lr = warmup_cosine(peak, warmup_epochs=10, start=3e-5)
