@@ -14,7 +14,8 @@ from selfsight.parts import heads
 def nnclr(size: int = 24) -> NNCLR:
     torch.manual_seed(0)
     projector = heads.mlp(6, 8, 4, bias=False, out_bias=False, out_norm="affine")
-    return NNCLR(SmallEncoder(), projector, heads.mlp(4, 8, 4, bias=False), width=4, size=size, temperature=0.2).double()
+    predictor = heads.mlp(4, 8, 4, bias=False)
+    return NNCLR(SmallEncoder(), projector, predictor, width=4, size=size, temperature=0.2).double()
 
 
 def views(method: NNCLR, batch: object) -> list[Tensor]:
@@ -80,7 +81,8 @@ def test_no_gradient_passes_the_neighbour() -> None:
     method = nnclr()
     nn.init.zeros_(method.predictor[-1].weight)
     take_step(method, two_views(8, dtype=torch.float64), moves=False)
-    assert all(p.grad is None or not p.grad.any() for p in [*method.encoder.parameters(), *method.projector.parameters()])
+    behind = [*method.encoder.parameters(), *method.projector.parameters()]
+    assert all(p.grad is None or not p.grad.any() for p in behind)
     assert not method.queue.keys.requires_grad
 
 

@@ -91,7 +91,8 @@ def test_hard_assignments_are_the_likeliest_prototypes() -> None:
     assert torch.equal(q.argmax(dim=2), soft.assign(z, scores).argmax(dim=2))
     assert torch.equal(q.max(dim=2).values, torch.ones(2, 4))
     assert torch.equal(q.sum(dim=2), torch.ones(2, 4))
-    assert torch.equal(run(hard, crops(), clock(50)).watch["assignment"].sort(dim=1).values[:, -2:-1], torch.zeros(8, 1))
+    used = run(hard, crops(), clock(50)).watch["assignment"]
+    assert set(used.unique().tolist()) == {0.0, 1.0}
 
 
 def test_prototypes_stand_still_in_the_first_epoch_and_lie_on_the_sphere() -> None:

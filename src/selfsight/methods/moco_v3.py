@@ -17,8 +17,8 @@ length,
 
 The factor :math:`2\tau` makes gradients comparable across temperatures.
 
-**Differences** between the paper, the official code (facebookresearch/moco-v3, c349e6e; the paper's own is for TPUs) and
-this file:
+**Differences** between the paper, the official code (facebookresearch/moco-v3, c349e6e; the paper's own was for TPUs)
+and this file:
 
 - The key encoder moves at the end of a step, the code's between the queries and the keys of the next: the same sequence
   of weights, but for a momentum that is read one update earlier.

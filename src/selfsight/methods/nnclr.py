@@ -3,9 +3,9 @@ r"""NNCLR: the positive is not the other view but its nearest neighbour among ea
 Dwibedi, Aytar, Tompson, Sermanet, Zisserman, "With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning
 of Visual Representations", ICCV 2021, arXiv 2104.14548.
 
-**Idea.** Two views of one image differ only as far as the augmentations go. The nearest neighbour of a view in a queue of
-earlier embeddings is another image, often of the same kind, and differs as images do. So each view is replaced by its
-neighbour before the other view's prediction is compared with it, against the predictions of all other images.
+**Idea.** Two views of one image differ only as far as the augmentations go. The nearest neighbour of a view in a queue
+of earlier embeddings is another image, often of the same kind, and differs as images do. So each view is replaced by
+its neighbour before the other view's prediction is compared with it, against the predictions of all other images.
 
 **Equations.** With :math:`z = g(f(x))`, :math:`p = h(z)`, hats for unit length, and the queue :math:`Q`,
 
@@ -16,14 +16,14 @@ neighbour before the other view's prediction is compared with it, against the pr
 
 No gradient goes through the neighbour. After the step the first views' :math:`\hat z` push out the oldest in the queue.
 
-**Differences** between the paper, which has no official code, vturrisi/solo-learn (9187ea3), lightly-ai/lightly (e8d317f)
-and this file:
+**Differences** between the paper, which has no official code, the libraries vturrisi/solo-learn (9187ea3) and
+lightly-ai/lightly (e8d317f), and this file:
 
-- As in the paper's pseudo-code and in solo-learn the anchors are neighbours of one view and the candidates predictions of
-  the other. lightly compares both views' rows with each other, as SimCLR does.
+- As in the paper and in solo-learn the anchors are neighbours of one view and the candidates predictions of the other.
+  lightly compares the rows of both with each other, as SimCLR does.
 - Candidates are the predictions of all processes, with gradients. solo-learn's are those of one process.
-- The queue starts with random directions, as in both; it takes the first view alone (the paper and solo-learn), where
-  lightly's benchmark pushes the second.
+- The queue starts with random directions, as in both; it takes the first view alone, as in solo-learn, where lightly's
+  example pushes the second.
 - With accumulated gradients each micro-batch enters the queue at once.
 """
 
@@ -47,8 +47,8 @@ class NNCLR(Method[TwoViews]):
 
     ``width`` is the projector's output width, ``size`` the queue's length, a multiple of the batch.
 
-    ``watch`` has the encoder's output as ``feature`` and the normalised projections as ``projection``, each with the rows
-    of the first view before those of the second. ``log`` has the mean cosine of a projection and its neighbour.
+    ``watch`` has the encoder's output as ``feature`` and the normalised projections as ``projection``, each with the
+    rows of the first view before those of the second. ``log`` has the mean cosine of a projection and its neighbour.
     """
 
     def __init__(

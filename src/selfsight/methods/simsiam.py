@@ -12,8 +12,8 @@ is held while the network is fitted to it.
 .. math:: D(p, z) = -\frac1B \sum_b \frac{p_b^\top z_b}{\lVert p_b \rVert \lVert z_b \rVert}, \qquad
     L = \tfrac12 D(p_1, \mathrm{sg}(z_2)) + \tfrac12 D(p_2, \mathrm{sg}(z_1)) \in [-1, 1] .
 
-**Differences** between the paper, the official code (facebookresearch/simsiam, a7bc177) and this file, which follow each
-other:
+**Differences** between the paper, the official code (facebookresearch/simsiam, a7bc177) and this file, which follow
+each other:
 
 - The code keeps a bias before the projector's last batch norm and freezes it; it would cancel there, and is left out.
 - The predictor's constant learning rate is its optimiser's business: the recipe's ``fixed_predictor_lr``.

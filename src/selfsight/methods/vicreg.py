@@ -18,8 +18,8 @@ no predictor, and the two branches need not be alike.
 
 **Differences** between the paper, the official code (facebookresearch/vicreg, 4e12602) and this file:
 
-- The paper's equation 5 does not divide :math:`s` by :math:`d`, and its equation 6 adds the two variances; its algorithm
-  divides and adds. The code, which gave the released models, divides and averages, and so does this file.
+- The paper's equation 5 does not divide :math:`s` by :math:`d`, and its equation 6 adds the two variances; its
+  algorithm divides and adds. The code, which gave the released models, divides and averages, and so does this file.
 - Variance and covariance are those of the batch joined over processes, with gradients: as in the code. The terms are
   computed in float32, the code's under autocast.
 - Where the batch is smaller than the width, the covariances' squares are summed over the matrix of the images' inner

@@ -64,7 +64,7 @@ def barlow_twins(
     projection
         Width of the three layers of the projector. Default: 8192, for small images 2048.
     scale
-        A factor of the loss, on which the biases' and norms' learning rate depends. Default: one part in the 16 processes
+        A factor of the loss, on which the biases' and norms' learning rate depends. Default: 1/16, for the 16 processes
         of the official README (the paper had 32), for small images 0.1.
     """
     batch = at.batch_size or (256 if at.small else 2048)

@@ -14,14 +14,14 @@ default encoder has 12.
 after a warm-up of 10 epochs, batch 4096, τ 1, crops of (0.2, 1), a projector of two layers, no norm behind the
 predictor. Learning rate, decay and momentum depend on the length of the training; the row of the next longer is taken.
 
-**Convolutional nets, small images** (up to 96 px): solo-learn's CIFAR-10 settings (93.1 % linear with ResNet-18): its own
-LARS (η 0.02, clipped), 0.3 x batch / 256, decay 1e-6, batch 256, 1000 epochs, τ 0.2, momentum 0.99 to 1, no blur.
+**Convolutional nets, small images** (up to 96 px): solo-learn's CIFAR-10 settings (93.1 % linear with ResNet-18): its
+own LARS (η 0.02, clipped), 0.3 x batch / 256, decay 1e-6, batch 256, 1000 epochs, τ 0.2, momentum 0.99 to 1, no blur.
 
 **Transformers, small images**: no source has a column for them. As for large images, with batch 256 and no blur.
 
-**Differences**: an encoder that was trained before keeps its weights, and its positions are trained unless they are these
-fixed ones; its patch projection is frozen all the same. The code's table of positions has row and column exchanged,
-which renames channels and no more.
+**Differences**: an encoder that was trained before keeps its weights, and its positions are trained unless they are
+these fixed ones; its patch projection is frozen all the same. The code's table of positions has row and column
+exchanged, which renames channels and no more.
 """
 
 import math
@@ -123,7 +123,7 @@ def moco_v3(
     positive(temperature=temperature, projection=projection, hidden=hidden, smallest_crop=smallest_crop)
     column = _column(at)
     transformer = isinstance(at.encoder, TokenEncoder)
-    if transformer:
+    if isinstance(at.encoder, TokenEncoder):
         start_(at.encoder, at.image_size, frozen_patches=frozen_patches)
     batch = at.batch_size or column.batch
     layers = (hidden, hidden) if transformer else (hidden,)

@@ -4,9 +4,9 @@ A view's nearest neighbour among earlier images is the positive of the other vie
 :math:`L = \frac12 \ell(z_1, p_2) + \frac12 \ell(z_2, p_1)`, :math:`\ell(z, p) = \frac1B \sum_b
 -\log \big(e^{\mathrm{NN}(z_b)^\top \hat p_b / \tau} / \sum_j e^{\mathrm{NN}(z_b)^\top \hat p_j / \tau}\big)`.
 
-**Large images**: the paper's (75.4 % linear on ImageNet with ResNet-50 and two views after 1000 epochs): LARS, 0.3 x
-batch / 256 after a warm-up of 10 epochs, decay 1e-6, batch 4096, a queue of 98,304, τ 0.1, a projector of 2048, 2048 and
-256 with a batch norm behind every layer, a predictor of 4096 and 256.
+**Large images**: the paper's (75.6 % linear on ImageNet with ResNet-50, in its abstract): LARS with SimCLR's learning
+rate, 0.3 x batch / 256 after a warm-up of 10 epochs, and decay, 1e-6; batch 4096, 1000 epochs, a queue of 98,304, τ 0.1,
+a projector of 2048, 2048 and 256 with a batch norm behind every layer, a predictor of 4096 and 256.
 
 **Small images** (up to 96 px): solo-learn's CIFAR-10 settings (91.9 % linear with ResNet-18, online): its own LARS (η
 0.02, clipped), 0.4 x batch / 256, decay 1e-5, batch 256, 1000 epochs, a queue of 65,536, τ 0.2, the same heads, BYOL's
@@ -14,8 +14,8 @@ pair of views without blur.
 
 **Differences**: the paper has no code. Its LARS is taken to be SimCLR's and its views BYOL's pair, as solo-learn's are;
 lightly takes SimCLR's. A queue is never longer than the data, since a second pass would find an image's own earlier
-embedding as its neighbour, and its default is rounded down to a multiple of the batch. solo-learn's linear layers before
-a batch norm have biases, which cancel there.
+embedding as its neighbour, and its default is rounded down to a multiple of the batch. solo-learn's linear layers
+before a batch norm have biases, which cancel there.
 """
 
 from functools import partial
@@ -72,7 +72,8 @@ def nnclr(
     predictor_hidden
         Width of the predictor's hidden layer.
     """
-    positive(temperature=temperature, queue=queue, projection=projection, hidden=hidden, predictor_hidden=predictor_hidden)
+    positive(temperature=temperature, queue=queue)
+    positive(projection=projection, hidden=hidden, predictor_hidden=predictor_hidden)
     batch = at.batch_size or (256 if at.small else 4096)
     paper = min(65536 if at.small else 98304, at.samples)
     method = NNCLR(

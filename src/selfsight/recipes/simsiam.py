@@ -3,10 +3,10 @@ r"""The recipe of SimSiam (Chen and He, 2021, arXiv 2011.10566). The method: ``s
 Predict one view's projection from the other's, with the gradient stopped at what is predicted:
 :math:`L = -\frac12 \cos(p_1, \mathrm{sg}(z_2)) - \frac12 \cos(p_2, \mathrm{sg}(z_1))`.
 
-**Large images**: the official README's command (68.1 % linear on ImageNet with ResNet-50 after 100 epochs): SGD, 0.05 x
-batch / 256 on a cosine without warm-up, decay 1e-4 on every parameter, batch 512, a projector of three layers of 2048, a
-predictor with a bottleneck of 512 whose learning rate stays at its peak (``--fix-pred-lr``). From batch 1024 on the
-paper warms up for 10 epochs.
+**Large images**: the official README's command (68.1 % linear on ImageNet with ResNet-50 after 100 epochs): SGD, 0.05
+x batch / 256 on a cosine without warm-up, decay 1e-4 on every parameter, batch 512, a projector of three layers of
+2048, a predictor with a bottleneck of 512 whose learning rate stays at its peak (``--fix-pred-lr``). From batch 1024 on
+the paper warms up for 10 epochs.
 
 **Small images** (up to 96 px): the paper's appendix D (91.8 % linear on CIFAR-10 with ResNet-18): 0.03 x batch / 256,
 decay 5e-4, batch 512, 800 epochs, a projector of two layers, no blur. Of the predictor's rate it says nothing; it stays

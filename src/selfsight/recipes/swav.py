@@ -93,8 +93,8 @@ def swav(
     small_crops
         Crops of about 3/7 of the image's size. Default: 6, for small images 0.
     crop_boundary
-        The share of an image's area at which small crops end and large ones begin; a larger one is milder. Default: 0.14,
-        without small crops 0.08.
+        The share of an image's area at which small crops end and large ones begin; a larger one is milder. Default:
+        0.14, for large images without small crops 0.08.
     projection
         Width of the projection.
     head_norm
