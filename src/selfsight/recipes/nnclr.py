@@ -5,8 +5,8 @@ A view's nearest neighbour among earlier images is the positive of the other vie
 -\log \big(e^{\mathrm{NN}(z_b)^\top \hat p_b / \tau} / \sum_j e^{\mathrm{NN}(z_b)^\top \hat p_j / \tau}\big)`.
 
 **Large images**: the paper's (75.6 % linear on ImageNet with ResNet-50, in its abstract): LARS with SimCLR's learning
-rate, 0.3 x batch / 256 after a warm-up of 10 epochs, and decay, 1e-6; batch 4096, 1000 epochs, a queue of 98,304, τ 0.1,
-a projector of 2048, 2048 and 256 with a batch norm behind every layer, a predictor of 4096 and 256.
+rate, 0.3 x batch / 256 after a warm-up of 10 epochs, and decay, 1e-6; batch 4096, 1000 epochs, a queue of 98,304, τ
+0.1, a projector of 2048, 2048 and 256 with a batch norm behind every layer, a predictor of 4096 and 256.
 
 **Small images** (up to 96 px): solo-learn's CIFAR-10 settings (91.9 % linear with ResNet-18, online): its own LARS (η
 0.02, clipped), 0.4 x batch / 256, decay 1e-5, batch 256, 1000 epochs, a queue of 65,536, τ 0.2, the same heads, BYOL's
