@@ -61,8 +61,8 @@ def test_invariance_is_the_equation() -> None:
 
 def test_variance_is_the_equation() -> None:
     z = rows(6, 4)
-    half = z * torch.tensor([0.3, 0.5, 3.0, 0.1])  # the third varies enough
-    equal(variance(half), slow_variance(half), [z])
+    factors = torch.tensor([0.3, 0.5, 3.0, 0.1])  # the third varies enough
+    equal(variance(factors * z), slow_variance(factors * z), [z])
     assert torch.autograd.gradcheck(variance, (0.5 * z,))
 
 

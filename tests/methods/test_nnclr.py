@@ -36,7 +36,7 @@ def test_loss_and_gradient_equal_the_papers_pseudo_code() -> None:
             distances = [(row - key).norm() for key in queue]
             near.append(queue[distances.index(min(distances))])
             similarity.append((row * near[-1]).sum())
-        logits = torch.stack(near) @ normalize(p, dim=1).T / 0.2
+        logits = normalize(torch.stack(near), dim=1) @ normalize(p, dim=1).T / 0.2
         loss = loss + cross_entropy(logits, torch.arange(8)) / 2
     torch.testing.assert_close(objective.loss, loss)
     for mine, theirs in zip(grads, torch.autograd.grad(loss, parameters), strict=True):

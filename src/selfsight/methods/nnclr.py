@@ -87,6 +87,4 @@ class NNCLR(Method[TwoViews]):
     def contrast(self, near: Float[Tensor, "b d"], p: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
         """One direction: each neighbour against the predictions of all processes."""
         start = rank() * len(p)
-        return cross_view_info_nce(
-            near, p, temperature=self.temperature, all_candidates=gather(p), offset=start
-        )
+        return cross_view_info_nce(near, p, temperature=self.temperature, all_candidates=gather(p), offset=start)

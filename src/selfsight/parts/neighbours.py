@@ -11,9 +11,7 @@ BLOCK = 8192
 
 
 @torch.no_grad()
-def nearest(
-    queries: Float[Tensor, "b d"], keys: Float[Tensor, "n d"]
-) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
+def nearest(queries: Float[Tensor, "b d"], keys: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
     """The greatest inner product of each query with a key, and that key's position; the first of equal ones.
 
     For unit vectors the key of the greatest inner product is the nearest. In float32 under autocast too: in bfloat16

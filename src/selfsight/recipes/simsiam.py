@@ -101,4 +101,4 @@ def simsiam(
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
     at = Setting(encoder=build_encoder("tiny_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=64)
-    return {"simsiam": on_the_world(simsiam(at, projection=256, bottleneck=64))}
+    return {"simsiam": on_the_world(simsiam(at, projection=256, bottleneck=64), peak=2e-3)}
