@@ -28,6 +28,14 @@ def test_a_short_training_still_reaches_its_peak() -> None:
     assert values.index(max(values)) == 5
 
 
+def test_a_warm_up_may_take_more_than_a_tenth() -> None:
+    rate = warmup_cosine(1.0, warmup_epochs=40, parts=7)
+    for epochs, end in ((300, 40), (280, 40), (70, 10)):
+        values = [rate(at(k, total=10 * epochs, epochs=epochs)) for k in range(10 * epochs)]
+        assert values.index(max(values)) == 10 * end
+    assert str(rate) == "warm-up 40 epochs (at most 14%) to 1, cosine"
+
+
 def test_cosine_is_the_papers_momentum_rule() -> None:
     momentum = cosine(0.996, 1.0)
     for k in (0, 250, 500, 999):

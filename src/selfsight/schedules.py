@@ -61,14 +61,17 @@ def cosine(start: float, end: float) -> Curve:
     return Curve(at, max(abs(start), abs(end)), lambda scale: f"cosine {scale * start:g} -> {scale * end:g}")
 
 
-def warmup_cosine(peak: float, *, warmup_epochs: float, start: float = 0.0, end: float = 0.0) -> Curve:
+def warmup_cosine(
+    peak: float, *, warmup_epochs: float, start: float = 0.0, end: float = 0.0, parts: float = 10
+) -> Curve:
     """Linear from ``start`` to ``peak`` over ``warmup_epochs``, then half a cosine to ``end``.
 
-    A training shorter than ten warm-ups warms up for a tenth of itself, so that a short run still reaches its peak.
+    The warm-up takes at most one of ``parts`` equal parts of the training, so that a short run still reaches its peak:
+    by default one shorter than ten warm-ups warms up for a tenth of itself.
     """
 
     def at(clock: Clock) -> float:
-        warmup = min(warmup_epochs * clock.steps_per_epoch, clock.steps / 10)
+        warmup = min(warmup_epochs * clock.steps_per_epoch, clock.steps / parts)
         if clock.step < warmup:
             return start + (peak - start) * clock.step / warmup
         rest = (clock.step - warmup) / max(clock.steps - warmup, 1)
@@ -76,7 +79,8 @@ def warmup_cosine(peak: float, *, warmup_epochs: float, start: float = 0.0, end:
 
     def words(scale: float) -> str:
         tail = f" -> {scale * end:g}" if end else ""
-        return f"warm-up {warmup_epochs:g} epochs (at most a tenth) to {scale * peak:g}, cosine{tail}"
+        share = "a tenth" if parts == 10 else f"{1 / parts:.0%}"
+        return f"warm-up {warmup_epochs:g} epochs (at most {share}) to {scale * peak:g}, cosine{tail}"
 
     return Curve(at, peak, words)
 

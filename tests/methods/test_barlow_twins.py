@@ -1,8 +1,9 @@
 """Barlow Twins: standardisation by view, scale, and what it hands over."""
 
+import pytest
 import torch
 from stand_ins import SmallEncoder, take_step, two_views
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfsight.methods.barlow_twins import BarlowTwins
 from selfsight.parts import heads
@@ -40,6 +41,31 @@ def test_scale_multiplies_the_loss() -> None:
     whole, part = (take_step(barlow(scale), two_views(8), moves=False) for scale in (1.0, 1 / 16))
     torch.testing.assert_close(part.loss, whole.loss / 16)
     torch.testing.assert_close(part.log["diagonal"], whole.log["diagonal"])
+
+
+def test_scale_and_shift_of_a_feature_change_nothing() -> None:
+    """Sheet 15, check 2: the loss sees correlations, not covariances."""
+    batch = two_views(32, dtype=torch.float64)
+    losses = []
+    for factors in ([1.0] * 5, [2.0, 0.5, 3.0, 1.0, 7.0], [-1.0, 1.0, 1.0, 1.0, 1.0]):
+        method = barlow().double()
+        with torch.no_grad():
+            method.projector[-1].weight.mul_(torch.tensor(factors)[:, None])
+        plain = method.projector
+        shift = torch.randn(5, dtype=torch.float64) if factors[1] == 0.5 else torch.zeros(5, dtype=torch.float64)
+        method.projector = nn.Sequential(plain, Shift(shift))
+        losses.append(take_step(method, batch, moves=False).loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # the standardisation's eps is not scaled along
+    assert losses[2] == pytest.approx(losses[0], rel=1e-9)  # of both views at once
+
+
+class Shift(nn.Module):
+    def __init__(self, by: Tensor) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z + self.by
 
 
 def test_standardisation_learns_nothing_and_hides_no_collapse() -> None:

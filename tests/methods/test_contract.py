@@ -27,6 +27,9 @@ batch: negatives, assignments, cross-correlations, centres or batch norm are com
 BEGINS_AT_ZERO = {"amdim": "residual branches begin at zero, and with them the gradient of what stands before"}
 """Methods whose gradients are looked at after one update."""
 
+FROZEN = {"moco_v3": {"model.patch_embed.proj.weight", "model.patch_embed.proj.bias"}}
+"""Parameters of the encoder that a method leaves as they were drawn (MoCo v3, section 4.2: a transformer's patches)."""
+
 
 def test_there_are_recipes() -> None:
     assert len(NAMES) >= 9
@@ -61,8 +64,9 @@ def test_a_step_moves_the_encoder(name: str) -> None:
     before = {key: p.detach().clone() for key, p in recipe.method.encoder.named_parameters()}
     rig.train(recipe, rig.batches(recipe, 2), start=5)
     moved = {key for key, p in recipe.method.encoder.named_parameters() if not torch.equal(before[key], p)}
-    fixed = {"model.pos_embed"}  # MAE's sine-cosine positions
+    fixed = {"model.pos_embed"} | FROZEN.get(name, set())  # MAE's and MoCo v3's sine-cosine positions
     assert moved >= before.keys() - fixed, f"still where they were: {sorted(before.keys() - fixed - moved)}"
+    assert not moved & FROZEN.get(name, set())
 
 
 @every

@@ -83,6 +83,18 @@ def test_the_loss_is_the_papers_pseudo_code() -> None:
     assert method.encoder.seen == [(8, 3, 8, 8), (8, 3, 5, 5)]  # one forward for each resolution
 
 
+def test_hard_assignments_are_the_likeliest_prototypes() -> None:
+    soft, hard = swav(epsilon=0.1), swav(epsilon=0.1, hard=True)
+    generator = torch.Generator().manual_seed(0)
+    scores, z = torch.randn(2, 4, 5, generator=generator), torch.randn(2, 4, 6, generator=generator)
+    q = hard.assign(z, scores)
+    assert torch.equal(q.argmax(dim=2), soft.assign(z, scores).argmax(dim=2))
+    assert torch.equal(q.max(dim=2).values, torch.ones(2, 4))
+    assert torch.equal(q.sum(dim=2), torch.ones(2, 4))
+    used = run(hard, crops(), clock(50)).watch["assignment"]
+    assert set(used.unique().tolist()) == {0.0, 1.0}
+
+
 def test_prototypes_stand_still_in_the_first_epoch_and_lie_on_the_sphere() -> None:
     method = swav(frozen_epochs=1)
     run(method, crops(), clock(0))

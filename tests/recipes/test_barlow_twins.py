@@ -55,3 +55,9 @@ def test_small_images_follow_solo_learn() -> None:
     assert [p for p in layers(method.projector) if "-" in p] == ["512-2048", "2048-2048", "2048-2048"]
     assert (method.weight, method.scale) == (0.0051, 0.1)
     assert recipe.views.views == tuple(augment.small(32, kind="asymmetric", view=view) for view in (1, 2))
+
+
+def test_the_scale_of_another_number_of_processes() -> None:
+    assert barlow_twins(small(image_size=224), projection=8, scale=1 / 32).method.scale == 1 / 32  # the paper's run
+    with pytest.raises(ValueError, match="--scale must be greater than 0, not 0"):
+        barlow_twins(small(), projection=8, scale=0.0)

@@ -70,3 +70,12 @@ def test_small_images_follow_solo_learn() -> None:
 def test_momentum_flag_moves_the_start() -> None:
     recipe = byol(small(), momentum=0.0, hidden=8, projection=4)
     assert recipe.method.momentum(at(0, 1000, 256, 50_000)) == 0
+
+
+def test_symmetric_views_blur_and_solarise_alike() -> None:
+    first, second = byol(small(image_size=224), symmetric_views=True, hidden=8, projection=4).views.views
+    assert first == second
+    assert (first.blur.p, first.solarise.p) == (0.5, 0.2)
+    assert first.blur.kernel == augment.byol(224, view=1).blur.kernel
+    little = byol(small(), symmetric_views=True, hidden=8, projection=4).views.views
+    assert little == (augment.small(32, kind="asymmetric", view=2),) * 2

@@ -133,6 +133,45 @@ def test_a_transformer_on_small_images() -> None:
     assert [v.size for v in recipe.views.views] == [32, 32, 12, 12, 12]  # multiples of the patch
 
 
+def test_the_teachers_temperature_rises_as_long_as_asked() -> None:
+    method = dino(setting(vit(224), 224), teacher_temperature=0.07, temperature_epochs=50).method
+    found = [method.teacher_temperature(clock(epoch / 100, 100)) for epoch in (0, 25, 50, 100)]
+    assert found == pytest.approx([0.04, 0.055, 0.07, 0.07])
+
+
+def test_one_boundary_parts_large_crops_from_small_ones() -> None:
+    views = dino(setting(vit(224), 224), crop_boundary=0.25, small_crops=10).views.views  # the 800 epochs of ViT-S
+    assert [v.scale for v in views] == [(0.25, 1.0)] * 2 + [(0.05, 0.25)] * 10
+    assert [v.scale for v in dino(setting(vit(224), 224), small_crops=0).views.views] == [(0.14, 1.0)] * 2
+
+
+def test_clipping_may_be_left_out() -> None:
+    net = build_encoder("small_cnn", image_size=32)
+    clips = [dino(setting(vit(32, 4), 32), clip=c).optimisers["main"].clip for c in (None, 0.0, 0.3)]
+    assert clips == [3.0, None, 0.3]
+    spec = dino(setting(net, 32), clip=1.0).optimisers["main"]
+    assert (spec.clip, spec.clip_each) == (1.0, "tensor")
+    with pytest.raises(ValueError, match="--clip must be 0, for none, or greater, not -1"):
+        dino(setting(net, 32), clip=-1.0)
+
+
+@pytest.mark.parametrize(("size", "layers"), [(32, 2), (224, 3)])
+def test_batch_norm_in_the_head_is_a_choice(size: int, layers: int) -> None:
+    net = build_encoder("small_cnn", image_size=32)
+    usual, with_norm, without = (
+        dino(setting(net, size), outputs=16, head_norm=norm).method.student_head.trunk for norm in (None, True, False)
+    )
+
+    def norms(trunk: nn.Module) -> int:
+        return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in trunk)
+
+    assert [norms(trunk) for trunk in (with_norm, without)] == [layers - 1, 0]
+    assert norms(usual) == (layers - 1 if size == 32 else 0)
+    hidden = [m for m in without if isinstance(m, nn.Linear)][:-1]
+    assert all(m.bias is not None for m in hidden)
+    assert all(m.bias is None for m in [m for m in with_norm if isinstance(m, nn.Linear)][:-1])
+
+
 @pytest.mark.slow
 def test_the_papers_recipe_takes_a_step() -> None:
     """ViT-S/16, 2 x 224 + 8 x 96 pixels, 65536 outputs, at batch 2."""

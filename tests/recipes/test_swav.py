@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from paper_size import one_step, rendered
+from paper_size import layers, one_step, rendered
 from torch.optim import Adam
 
 from selfsight.encoders.build import build_encoder
@@ -81,6 +81,22 @@ def test_the_small_image_column() -> None:
 def test_a_queue_that_the_batch_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="--queue 1000 is not a multiple of the batch of 128; use 896"):
         swav(setting(32), queue=1000)
+
+
+def test_the_authors_remedies_against_collapse() -> None:
+    """README: a softer assignment, longer freezing, no batch norm in the head, hard assignments, milder crops."""
+    for size, hidden in ((224, 2048), (32, 512)):
+        recipe = swav(
+            setting(size), epsilon=0.03, frozen_epochs=2, head_norm=False, hard_assignments=True, crop_boundary=0.3
+        )
+        method = recipe.method
+        assert (method.epsilon, method.frozen_epochs, method.hard) == (0.03, 2, True)
+        assert layers(method.projector) == [f"256-{hidden}+b", "ReLU", f"{hidden}-128+b"]
+        assert {v.scale for v in recipe.views.views if v.size == size} == {(0.3, 1.0)}
+        assert {v.scale for v in recipe.views.views if v.size != size} <= {(0.05, 0.3)}
+    assert not swav(setting(32)).method.hard
+    assert layers(swav(setting(224)).method.projector)[:2] == ["256-2048+b", "bn[wb]"]
+    assert layers(swav(setting(32)).method.projector)[:2] == ["256-512", "bn[wb]"]
 
 
 @pytest.mark.slow

@@ -51,7 +51,8 @@ class SwAV(Method[MultiCrop]):
 
     ``queue`` counts the features kept for each large crop, over all processes, 0 for none; it must be a multiple of the
     batch. It is filled from ``queue_epoch`` on. ``frozen_epochs`` (or a share of one) is how long the prototypes stand
-    still at the start. Defaults: ``main_swav.py`` and the README's scripts.
+    still at the start. ``hard`` assigns each sample to its likeliest prototype alone, one of the README's remedies
+    against collapse. Defaults: ``main_swav.py`` and the README's scripts.
     """
 
     pushed: Tensor
@@ -69,13 +70,14 @@ class SwAV(Method[MultiCrop]):
         queue: int = 0,
         queue_epoch: float = 15,
         large_crops: int = 2,
+        hard: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.projector = projector
         self.prototypes = prototypes
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
-        self.frozen_epochs, self.queue_epoch = frozen_epochs, queue_epoch
+        self.frozen_epochs, self.queue_epoch, self.hard = frozen_epochs, queue_epoch, hard
         width = prototypes.weight.shape[1]
         queues = [Queue(queue, width) for _ in range(large_crops if queue else 0)]
         self.queues = cast("Sequence[Queue]", nn.ModuleList(queues))
@@ -123,8 +125,10 @@ class SwAV(Method[MultiCrop]):
         for crop, own in enumerate(scores):
             before = self._remembered(crop) if remember and self.queues else None
             joined = own if before is None else torch.cat([before, own])
-            q = sinkhorn(joined, epsilon=self.epsilon, iterations=self.iterations, gather=gather)
-            assigned.append(q[-len(own) :])
+            q = sinkhorn(joined, epsilon=self.epsilon, iterations=self.iterations, gather=gather)[-len(own) :]
+            if self.hard:
+                q = torch.zeros_like(q).scatter_(1, q.argmax(dim=1, keepdim=True), 1.0)
+            assigned.append(q)
         return torch.stack(assigned)
 
     def _remembered(self, crop: int) -> Tensor | None:

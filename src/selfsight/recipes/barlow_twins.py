@@ -50,7 +50,9 @@ def slow_vectors(name: str, parameter: nn.Parameter) -> Group:
     return Group(decay=False, adapt=False, lr_scale=0.0048 / 0.2)
 
 
-def barlow_twins(at: Setting, *, weight: float = 0.0051, projection: int | None = None) -> Recipe[TwoViews]:
+def barlow_twins(
+    at: Setting, *, weight: float = 0.0051, projection: int | None = None, scale: float | None = None
+) -> Recipe[TwoViews]:
     """Barlow Twins: two views agree in every feature, and no two features say the same.
 
     Parameters
@@ -61,16 +63,19 @@ def barlow_twins(at: Setting, *, weight: float = 0.0051, projection: int | None 
         The weight λ of the correlations between different features.
     projection
         Width of the three layers of the projector. Default: 8192, for small images 2048.
+    scale
+        A factor of the loss, on which the biases' and norms' learning rate depends. Default: 1/16, for the 16 processes
+        of the official README (the paper had 32), for small images 0.1.
     """
     batch = at.batch_size or (256 if at.small else 2048)
-    positive(weight=weight, projection=projection)
+    positive(weight=weight, projection=projection, scale=scale)
     d = projection or (2048 if at.small else 8192)
     method = BarlowTwins(
         at.encoder,
         heads.mlp(at.encoder.width, d, d, d, bias=False, out_bias=False),
         width=d,
         weight=weight,
-        scale=0.1 if at.small else 1 / 16,
+        scale=scale or (0.1 if at.small else 1 / 16),
     )
     set_scope_(method, "all")
     peak = (0.3 if at.small else 0.2) * batch / 256

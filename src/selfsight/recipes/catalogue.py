@@ -32,6 +32,8 @@ class Card:
     fact: str
     arxiv: str = ""
     encoder: str = "resnet50"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What ``build_encoder`` is told besides where the encoder is the recipe's own choice; so for small images."""
     small_encoder: str = "resnet18"
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of ``encoder``, as ``small_options`` of ``small_encoder``; neither goes to a backbone that was asked for."""

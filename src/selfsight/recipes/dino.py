@@ -96,8 +96,12 @@ def dino(
     centre_momentum: float = 0.9,
     frozen_epochs: float | None = None,
     fixed_gain: bool = True,
+    head_norm: bool | None = None,
+    temperature_epochs: float = 30,
     small_crops: int | None = None,
+    crop_boundary: float | None = None,
     drop_path: float | None = None,
+    clip: float | None = None,
 ) -> Recipe[MultiCrop]:
     """DINO: self-distillation with no labels.
 
@@ -110,7 +114,7 @@ def dino(
     student_temperature
         The student's temperature.
     teacher_temperature
-        The teacher's; above 0.04 it rises to it from there over 30 epochs. The authors found all above 0.07 unstable.
+        The teacher's; above 0.04 it rises to it from there. The authors found all above 0.07 unstable.
     momentum
         The teacher's momentum at the start, rising to 1; for convolutional nets on small images, at all times. Default:
         0.996, for the latter 0.99.
@@ -120,12 +124,25 @@ def dino(
         How long the last layer stands still. Default: 1, for convolutional nets on small images 0.
     fixed_gain
         Keep the last layer's rows at unit length: safer; the authors' ViT-S goes without.
+    head_norm
+        Batch norm in the head. Default: for convolutional nets on small images only.
+    temperature_epochs
+        How long the teacher's temperature rises.
     small_crops
         Crops of about 3/7 of the image's size. Default: 8, for small images 0.
+    crop_boundary
+        The share of an image's area at which small crops end and large ones begin. Default: 0.4, with small crops of
+        convolutional nets on large images and without any small crops 0.14. The authors' longest ViT-S has 0.25.
     drop_path
         The student's stochastic depth. Default: 0.1 for transformers, else none.
+    clip
+        The norm to which each tensor's gradient is clipped, 0 for none. Default: 3, for convolutional nets on small
+        images none.
     """
     positive(outputs=outputs, student_temperature=student_temperature, teacher_temperature=teacher_temperature)
+    positive(crop_boundary=crop_boundary)
+    if clip is not None and clip < 0:
+        raise ValueError(f"--clip must be 0, for none, or greater, not {clip:g}")
     column = _column(at)
     transformer = isinstance(at.encoder, TokenEncoder)
     small_net = at.small and not transformer
@@ -134,8 +151,8 @@ def dino(
     start = column.momentum if momentum is None else momentum
     method = DINO(
         at.encoder,
-        _head(at.encoder.width, outputs or column.outputs, small_net, fixed_gain),
-        teacher_temperature=linear(min(0.04, teacher_temperature), teacher_temperature, epochs=30),
+        _head(at.encoder.width, outputs or column.outputs, small_net, fixed_gain, head_norm),
+        teacher_temperature=linear(min(0.04, teacher_temperature), teacher_temperature, epochs=temperature_epochs),
         momentum=constant(start) if small_net else cosine(start, 1.0),
         student_temperature=student_temperature,
         centre_momentum=centre_momentum,
@@ -143,29 +160,33 @@ def dino(
     )
     stochastic_depth_(method.student, (0.1 if transformer else 0.0) if drop_path is None else drop_path)
     set_scope_(method, "all")
+    main = _optimiser(at.small, transformer, batch)
     return Recipe(
         method=method,
-        views=multi_crop(*_views(at, crops, column)),
-        optimisers={"main": _optimiser(at.small, transformer, batch)},
+        views=multi_crop(*_views(at, crops, column, crop_boundary)),
+        optimisers={"main": main if clip is None else replace(main, clip=clip or None, clip_each="tensor")},
         epochs=at.epochs or column.epochs,
         batch_size=batch,
     )
 
 
-def _head(width: int, outputs: int, small_net: bool, fixed_gain: bool) -> DistillationHead:
+def _head(width: int, outputs: int, small_net: bool, fixed_gain: bool, norm: bool | None) -> DistillationHead:
+    norm = small_net if norm is None else norm
+    mlp = partial(heads.mlp, bias=not norm, norm=norm, activation=nn.GELU)
     if small_net:
-        trunk = heads.mlp(width, 2048, 256, bias=False, activation=nn.GELU)
+        trunk = mlp(width, 2048, 256)
     else:
-        init = partial(nn.init.trunc_normal_, std=0.02)
-        trunk = heads.mlp(width, 2048, 2048, 256, norm=False, activation=nn.GELU, init=init)
+        trunk = mlp(width, 2048, 2048, 256, init=partial(nn.init.trunc_normal_, std=0.02))
     return DistillationHead(trunk, 256, outputs, fixed_gain=fixed_gain)
 
 
-def _views(at: Setting, crops: int, column: _Column) -> tuple[list[View], list[View]]:
+def _views(at: Setting, crops: int, column: _Column, boundary: float | None) -> tuple[list[View], list[View]]:
     """Two large crops that differ, and the small ones."""
-    scale = column.large if crops else (0.14, 1.0)
-    large = [augment.dino(at.image_size, scale=scale, view=view) for view in ("global1", "global2")]
-    little = [augment.dino(small_size(at), scale=column.small, view="local")] * crops
+    least, most = column.large[0] if crops else 0.14, column.small[1]
+    if boundary is not None:
+        least = most = boundary
+    large = [augment.dino(at.image_size, scale=(least, 1.0), view=view) for view in ("global1", "global2")]
+    little = [augment.dino(small_size(at), scale=(min(column.small[0], most), most), view="local")] * crops
     if at.small:
         return [replace(view, blur=None) for view in large], [replace(view, blur=None) for view in little]
     return large, little

@@ -64,7 +64,10 @@ def swav(
     queue_epoch: float = 15,
     frozen_epochs: float | None = None,
     small_crops: int | None = None,
+    crop_boundary: float | None = None,
     projection: int = 128,
+    head_norm: bool = True,
+    hard_assignments: bool = False,
 ) -> Recipe[MultiCrop]:
     """SwAV: predict from one view the cluster that another was assigned to.
 
@@ -89,10 +92,18 @@ def swav(
         How long the prototypes stand still. Default: 1, for small images 0.
     small_crops
         Crops of about 3/7 of the image's size. Default: 6, for small images 0.
+    crop_boundary
+        The share of an image's area at which small crops end and large ones begin; a larger one is milder. Default:
+        0.14, for large images without small crops 0.08.
     projection
         Width of the projection.
+    head_norm
+        Batch norm in the projector; without it is one of the authors' remedies against collapse.
+    hard_assignments
+        Assign each view to one prototype alone, another of them.
     """
     positive(prototypes=prototypes, temperature=temperature, epsilon=epsilon, projection=projection)
+    positive(crop_boundary=crop_boundary)
     small = at.small
     batch = at.batch_size or (128 if small else 256)
     joined = 0 if small or batch >= 1024 else 3840
@@ -100,7 +111,7 @@ def swav(
     w = at.encoder.width
     method = SwAV(
         at.encoder,
-        heads.mlp(w, 512, projection, bias=False) if small else heads.mlp(w, 2048, projection),
+        heads.mlp(w, 512 if small else 2048, projection, bias=not (small and head_norm), norm=head_norm),
         Prototypes(projection, prototypes or (512 if small else 3000)),
         temperature=temperature,
         epsilon=epsilon,
@@ -108,22 +119,23 @@ def swav(
         frozen_epochs=(0 if small else 1) if frozen_epochs is None else frozen_epochs,
         queue=queue_length(queue, joined, batch),
         queue_epoch=queue_epoch,
+        hard=hard_assignments,
     )
     set_scope_(method, "all")
     return Recipe(
         method=method,
-        views=multi_crop(*_views(at, crops)),
+        views=multi_crop(*_views(at, crops, crop_boundary)),
         optimisers={"main": _optimiser(small, batch)},
         epochs=at.epochs or 200,
         batch_size=batch,
     )
 
 
-def _views(at: Setting, crops: int) -> tuple[list[View], list[View]]:
+def _views(at: Setting, crops: int, boundary: float | None) -> tuple[list[View], list[View]]:
     """Two large crops and the small ones."""
-    alone = (0.14, 1.0) if at.small else (0.08, 1.0)
-    large = augment.swav(at.image_size, scale=(0.14, 1.0) if crops else alone)
-    little = augment.swav(small_size(at), scale=(0.05, 0.14))
+    boundary = boundary or (0.14 if crops or at.small else 0.08)
+    large = augment.swav(at.image_size, scale=(boundary, 1.0))
+    little = augment.swav(small_size(at), scale=(min(0.05, boundary), boundary))
     if at.small:
         large, little = replace(large, blur=None), replace(little, blur=None)
     return [large] * 2, [little] * crops
