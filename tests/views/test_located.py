@@ -89,7 +89,7 @@ def test_the_plan_is_that_of_two_views() -> None:
 
 def test_the_loader_hands_boxes_on() -> None:
     """Large images, in chunks of several workers' size: boxes are those of the plan, sample by sample."""
-    loader = Loader(World(60, size=128), VIEWS, batch_size=40, seed=3, workers=0)
+    loader = Loader(World(60, size=128, split="train"), VIEWS, batch_size=40, seed=3, workers=0)
     (micro,) = loader.stream(0, 1)
     batch = VIEWS.render(micro.images, VIEWS.plan(micro.key), micro.key)
     box = boxes(FIRST, VIEWS.plan(micro.key)["view0"], 128, 128)

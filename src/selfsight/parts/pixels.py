@@ -70,4 +70,4 @@ def as_rows(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b n d"]:
 @torch.no_grad()
 def spread(x: Float[Tensor, "b d h w"]) -> Float[Tensor, ""]:
     r"""The mean standard deviation of the coordinates of unit pixels: near :math:`1 / \sqrt d`, 0 after a collapse."""
-    return normalize(full(x), dim=1).std(dim=(0, 2, 3)).mean()
+    return normalize(full(x), dim=1).std(dim=(0, 2, 3), correction=0).mean()
