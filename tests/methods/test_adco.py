@@ -1,4 +1,4 @@
-"""AdCo: two players on one loss, the adversaries' gradient and step, how the bank begins; in two processes as in one."""
+"""AdCo: two players on one loss, the adversaries' gradient and step, the bank's start; in two processes as in one."""
 
 import math
 import os
@@ -32,9 +32,7 @@ from selfsight.views.view import View
 TAU, COLDER = 0.2, 0.05
 
 
-def adco(
-    m: float = 0.9, *, size: int = 24, symmetric: bool = False, fill: bool = False, norm: bool = True
-) -> AdCo:
+def adco(m: float = 0.9, *, size: int = 24, symmetric: bool = False, fill: bool = False, norm: bool = True) -> AdCo:
     torch.manual_seed(0)
     method = AdCo(
         SmallEncoder(norm=norm),
@@ -67,12 +65,16 @@ def machine_of(method: AdCo, *, lr: float = 0.1, adversary_lr: float = 0.5, deca
 
     optimisers = {"main": spec(lr, 0.0, 0.0), "adversary": spec(adversary_lr, 0.9, decay)}
     views = multi_crop([View(size=6)] * 2)
-    updater = Updater(Recipe(method=method, views=views, optimisers=optimisers, epochs=1, batch_size=8), rig.machine(), 1)
+    updater = Updater(
+        Recipe(method=method, views=views, optimisers=optimisers, epochs=1, batch_size=8), rig.machine(), 1
+    )
     updater.begin(clock(), first=True, last=True)
     return updater
 
 
-def take(method: AdCo, batch: MultiCrop, update: Callable[[Objective], bool] = lambda objective: False) -> list[Objective]:
+def take(
+    method: AdCo, batch: MultiCrop, update: Callable[[Objective], bool] = lambda objective: False
+) -> list[Objective]:
     """One step, by default without moving anything; returns its objectives."""
     seen: list[Objective] = []
 
@@ -153,7 +155,7 @@ def test_a_step_of_the_adversaries_raises_the_loss() -> None:
     """Sheet 19, check 2."""
     method, batch = adco(1.0).double(), crops(dtype=torch.float64)
     before = -take(method, batch)[1].loss
-    take(method, batch, machine_of(method, lr=0.0, adversary_lr=0.05, decay=0.0))
+    take(method, batch, machine_of(method, lr=0.0, adversary_lr=0.5, decay=0.0))
     after = -take(method, batch)[1].loss
     assert after > before + 1e-3
 

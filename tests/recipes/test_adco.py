@@ -33,7 +33,7 @@ def test_paper() -> None:
     assert scopes(method) == {32}
     assert recipe.views.views == (augment.moco_v2(224),) * 2
     loss, moved = one_step(recipe, rendered(recipe))
-    assert 0 < loss
+    assert loss > 0
     assert moved > 0
     assert int(method.filled) == 2
 

@@ -42,7 +42,7 @@ class PixelLoss(Protocol):
 
 
 def centres(box: Float[Tensor, "b 4"], height: int, width: int) -> Float[Tensor, "b n 2"]:
-    """The centres (x, y) of the bins of a map of ``height`` by ``width`` pixels over ``box`` (left, top, right, bottom).
+    """The centres (x, y) of the bins of a map of ``height`` by ``width`` pixels over ``box``, in row-major order.
 
     >>> centres(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), 1, 2)[0]  # mirrored: the first pixel shows the right half
     tensor([[0.7500, 0.5000],

@@ -4,8 +4,8 @@ Hu, Wang, Hu, Qi, "AdCo: Adversarial Contrast for Efficient Learning of Unsuperv
 Negative Adversaries", CVPR 2021, arXiv 2011.08435.
 
 **Idea.** A queue of old keys follows the network slowly, and most of its negatives are easy. AdCo makes the negatives
-themselves trainable: two players share one contrastive loss, the network descends on it and the negatives climb it. Each
-negative is so drawn towards the queries that find it hardest to tell apart, all of them at every step.
+themselves trainable: two players share one contrastive loss, the network descends on it and the negatives climb it. So
+each negative is drawn towards the queries that find it hardest to tell apart, and all of them move at every step.
 
 **Equations.** With query :math:`q`, the keys :math:`k_j` of all images of the batch from a slowly moving encoder, the
 bank :math:`W` of :math:`K` adversaries and :math:`\bar n_k = W_k / \lVert W_k \rVert`,
@@ -31,8 +31,8 @@ code:
 - The batches that fill the bank are the first of the training, the code's come before it. While they do, negatives are
   the bank alone and the adversaries stand still: as in the code.
 - The code finds an image's own key by the number of its GPU, which is right on one machine only; here by its rank.
-- The key encoder moves at the end of a step, the code's at the start of the next, which is the same sequence. Batch norm
-  works in groups and keys are shuffled as in ``selfsight.methods.moco``.
+- The key encoder moves at the end of a step, the code's at the start of the next, which is the same sequence. Batch
+  norm works in groups and keys are shuffled as in ``selfsight.methods.moco``.
 - ``symmetric`` averages both directions. With small crops the losses of all queries are added, not averaged. The code
   cannot do both at once, nor can this file.
 """
@@ -58,12 +58,12 @@ class AdCo(Method[MultiCrop]):
     """Adversarial contrast: the first large crop and every small one is a query, the second large crop gives the key.
 
     ``width`` is the projector's output width, ``size`` the number of adversaries, ``momentum`` the key encoder's by the
-    clock. ``fill=False`` leaves the bank at its random start. It has two optimisers: ``main``, and ``adversary`` for the
-    bank.
+    clock. ``fill=False`` leaves the bank at its random start. There are two optimisers: ``main``, and ``adversary`` for
+    the bank.
 
     ``watch`` has the first query's feature as ``feature``, and as ``projection`` its normalised projection before the
-    keys. ``key_share`` in the log is what the batch's keys have of the softmax at the adversaries' temperature: it falls
-    as the adversaries win.
+    keys. ``key_share`` in the log is what the batch's keys have of the softmax at the adversaries' temperature: it
+    falls as the adversaries win.
     """
 
     filled: Tensor

@@ -61,8 +61,8 @@ class PixPro(Method[LocatedViews]):
     """Pixel-level consistency (PixPro) or contrast (PixContrast).
 
     ``projector`` and ``propagation`` map feature maps to feature maps; ``propagation`` is on the online side alone, and
-    the identity for PixContrast. ``threshold`` is the distance in bins' diagonals below which pixels match, ``momentum``
-    the target's, by the clock.
+    the identity for PixContrast. ``threshold`` is the distance in bins' diagonals below which pixels match,
+    ``momentum`` the target's, by the clock.
 
     ``watch`` has the pooled feature maps as ``feature`` and the pooled projections as ``projection``, each with the
     rows of the first view before those of the second. ``pairs`` in the log counts an image's matching pairs of pixels,

@@ -5,18 +5,18 @@ A query picks its key out of the batch's keys and a bank of negatives that are t
 + \sum_k e^{q^\top \bar n_k / \tau})\big)`.
 
 **Large images**: the official code's (68.6 % linear on ImageNet with ResNet-50 after 200 epochs; 70.6 % with
-``--symmetric``, 73.2 % with ``--multi-crop``): SGD, 0.03 x batch / 256 on a cosine to a fiftieth of it, decay 1e-4, batch
-256, 200 epochs, key momentum 0.999, 65536 adversaries, τ 0.12, τ_m 0.02, batch norm over groups of 32. The adversaries'
-SGD has the constant rate 3 and the same momentum and decay. With at most 8192 adversaries and a symmetric loss the
-README's column: 0.04, τ 0.14, τ_m 0.03. ``--multi-crop`` adds four queries of 192, 160, 128 and 96 px.
+``--symmetric``, 73.2 % with ``--multi-crop``): SGD, 0.03 x batch / 256 on a cosine to a fiftieth of it, decay 1e-4,
+batch 256, 200 epochs, key momentum 0.999, 65536 adversaries, τ 0.12, τ_m 0.02, batch norm over groups of 32. The
+adversaries' SGD has the constant rate 3 and the same momentum and decay. With at most 8192 adversaries and a symmetric
+loss the README's column: 0.04, τ 0.14, τ_m 0.03. ``--multi-crop`` adds four queries of 192, 160, 128 and 96 px.
 
 **Small images** (up to 96 px): no settings are published, and the code does not support them. The sheet's suggestion is
 kept: the surroundings of MoCo's official CIFAR-10 notebook (0.03 x batch / 256, decay 5e-4, batch 512, 200 epochs, key
 momentum 0.99, no blur), with 4096 adversaries and the temperatures above.
 
-**Differences**: cosines move with every update, the code's with every epoch. There are never more adversaries than
-images. ``--lr`` moves both players' rates in proportion. A ResNet begins with a scale of zero in each block's last norm,
-torchvision's with one.
+**Differences**: cosines move with every update, the code's with every epoch. Unless asked for there are never more
+adversaries than images. ``--lr`` moves both players' rates in proportion. A ResNet begins with a scale of zero in each
+block's last norm, torchvision's with one.
 """
 
 from dataclasses import replace

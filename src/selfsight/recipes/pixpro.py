@@ -1,6 +1,7 @@
-r"""The recipes of PixPro and PixContrast (Xie et al., 2021, arXiv 2011.10043). The method: ``selfsight.methods.pixpro``.
+r"""The recipes of PixPro and PixContrast (Xie et al., 2021, arXiv 2011.10043).
 
-The pixels of two crops agree where they show the same place of the image. PixContrast:
+The method, one for both: ``selfsight.methods.pixpro``. The pixels of two crops agree where they show the same place of
+the image. PixContrast:
 :math:`\ell_i = -\log \big(\sum_{A_{ij} = 1} e^{\cos(x_i, x'_j) / \tau} / \sum_j e^{\cos(x_i, x'_j) / \tau}\big)`;
 PixPro, whose online pixels are propagated to similar ones: :math:`L = -2\, \overline{\cos(y_i, x'_j)}` over the pairs
 with :math:`A_{ij} = 1`, in both directions.
