@@ -24,6 +24,20 @@ class TwoViews(NamedTuple):
     index: Int[Tensor, " b"]
 
 
+class LocatedViews(NamedTuple):
+    """Two views of each image, and where in it they lie.
+
+    A box has the corners ``left, top, right, bottom`` of what a view shows, in shares of the image's width and height
+    and as the view shows them: in a mirrored view ``left`` is greater than ``right``.
+    """
+
+    x1: Float[Tensor, "b c h w"]
+    x2: Float[Tensor, "b c h w"]
+    box1: Float[Tensor, "b 4"]
+    box2: Float[Tensor, "b 4"]
+    index: Int[Tensor, " b"]
+
+
 class MultiCrop(NamedTuple):
     """Large crops, two or more where crops are compared, and small ones, perhaps none.
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from selfsight.batches import Images
@@ -28,8 +28,8 @@ from selfsight.views.protocol import Views
 OnSkip = Callable[[int, str, str], None]
 """Called once for each image that cannot be read: its position, where it is, why."""
 
-Pixels = UInt8[Tensor, "b c h w"] | list[UInt8[Tensor, "b v c s s"]]
-"""Whole images of one native size, or a stack of cuts for each crop size."""
+Pixels = UInt8[Tensor, "b c h w"] | list[Shaped[Tensor, "b ..."]]
+"""Whole images of one native size, or what a pipeline cut of others: a stack for each crop size."""
 
 
 class Micro(NamedTuple):

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from selfsight.batches import Images, MaskedImages, MultiCrop, Patches, PlacedViews, TwoViews
+from selfsight.batches import Images, LocatedViews, MaskedImages, MultiCrop, Patches, PlacedViews, TwoViews
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import Key, permutation
 from selfsight.report.thumbnails import as_image, thumbnail
@@ -89,7 +89,7 @@ def side_by_side(
 
 def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
     """The views that a batch holds, one stack per view, as 8-bit images."""
-    if isinstance(batch, TwoViews | PlacedViews):
+    if isinstance(batch, TwoViews | PlacedViews | LocatedViews):
         return [undo(views, batch.x1), undo(views, batch.x2)]
     if isinstance(batch, MultiCrop):
         return [undo(views, crop) for crop in (*batch.large, *batch.small)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from selfsight.batches import Images, MaskedImages, MultiCrop, TwoViews
@@ -39,7 +39,7 @@ class Pipeline(ABC, Generic[B]):
         """Each view's uniform numbers, ``view0``, ``view1``..., and the mask's where the batch has one."""
         return {f"view{v}": uniforms(key, f"view{v}", DRAWS) for v in range(len(self.views))}
 
-    def cut(self, images: Sequence[UInt8[Tensor, "c _ _"]], plan: Plan) -> list[UInt8[Tensor, "b _ c _ _"]]:
+    def cut(self, images: Sequence[UInt8[Tensor, "c _ _"]], plan: Plan) -> list[Shaped[Tensor, "b ..."]]:
         """Crops, flips and resizes each image for all views: one stack for each size of crop."""
         height, width = (torch.tensor([image.shape[axis] for image in images]) for axis in (1, 2))
         counts = Counter(view.size for view in self.views)

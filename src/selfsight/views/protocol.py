@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from selfsight.batches import Images
@@ -14,8 +14,11 @@ B_co = TypeVar("B_co", covariant=True)
 Plan: TypeAlias = Mapping[str, Tensor]
 """Size-free numbers of a batch, each tensor with leading axis ``b``: slices and stacks like one."""
 
-Cuts: TypeAlias = Sequence[UInt8[Tensor, "b _ c _ _"]]
-"""Planned boxes, cut and resized: one stack ``b v c s s`` per crop size, its views in the pipeline's order."""
+Cuts: TypeAlias = Sequence[Shaped[Tensor, "b ..."]]
+"""Planned boxes, cut and resized: one stack ``b v c s s`` of uint8 per crop size, its views in the pipeline's order.
+
+A pipeline may add, after the stacks, what its batch needs to know of images that stay behind: where a view lies.
+"""
 
 
 @runtime_checkable
@@ -26,8 +29,8 @@ class Views(Protocol[B_co]):
         """Draws all random numbers of the batch ``key`` (on the CPU; a pure function of the key)."""
         ...
 
-    def cut(self, images: Sequence[UInt8[Tensor, "c _ _"]], plan: Plan) -> list[UInt8[Tensor, "b _ c _ _"]]:
-        """Cuts and resizes the planned boxes of some images, of any sizes: one stack for each size of crop."""
+    def cut(self, images: Sequence[UInt8[Tensor, "c _ _"]], plan: Plan) -> list[Shaped[Tensor, "b ..."]]:
+        """Cuts and resizes the planned boxes of some images, of any sizes: ``Cuts``."""
         ...
 
     def render(self, images: UInt8[Tensor, "b c h w"] | Cuts, plan: Plan, key: Key) -> B_co:
