@@ -115,6 +115,7 @@ def evaluate(
     k: int = 20,
     temperature: float = 0.07,
     which: Literal["last", "best"] = "last",
+    head_layers: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
     epochs: int | None = None,
@@ -131,6 +132,7 @@ def evaluate(
         k: neighbours that vote in knn.
         temperature: of their votes.
         which: the last weights, or the checkpoint with the best online probe.
+        head_layers: so many layers of the run's head count as part of the encoder; SimCLR v2 fine-tunes with 1.
         device: where to compute.
         workers: processes that decode large images. Default: by the machine.
         epochs: length of the protocols that train. Default: the papers'.
@@ -148,6 +150,7 @@ def evaluate(
         k=k,
         temperature=temperature,
         which=which,
+        head_layers=head_layers,
         device=pick_device(device),
         workers=workers,
         epochs=epochs,

@@ -133,7 +133,10 @@ class OpenRun:
         data = self.settings["data"]
         native = tuple(data["native"]) if data.get("native") else None
         flags = replace(self.flags, pretrained=False)  # the run's own weights come over them
-        return assemble(self.method, flags, self.settings.get("hyper", {}), samples=data["samples"], native=native)
+        hyper, classes = self.settings.get("hyper", {}), len(data.get("classes", ()))
+        return assemble(
+            self.method, flags, hyper, samples=data["samples"], native=native, classes=classes, training=False
+        )
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
         """The recipe with the run's trained weights."""

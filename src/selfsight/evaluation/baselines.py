@@ -21,6 +21,7 @@ from selfsight.encoders.build import build_encoder
 from selfsight.encoders.protocol import Encoder
 from selfsight.evaluation.stream import Place, moved
 from selfsight.parts.batchnorm import calibrate_
+from selfsight.parts.head_layers import WithHead
 from selfsight.views.pipelines import plain_view
 from selfsight.views.protocol import Views
 from selfsight.views.view import IMAGENET
@@ -60,6 +61,13 @@ def fresh(encoder: Encoder, *, seed: int) -> Encoder:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if isinstance(encoder, WithHead):
+            head = copy.deepcopy(encoder.head)
+            for part in head.modules():
+                reset = getattr(part, "reset_parameters", None)
+                if callable(reset):
+                    reset()
+            return cast(Encoder, WithHead(fresh(encoder.backbone, seed=seed), head))
         built: Any = encoder
         if all(getattr(built, name, None) is not None for name in ("name", "image_size", "channels", "options")):
             return build_encoder(built.name, image_size=built.image_size, channels=built.channels, **built.options)

@@ -14,6 +14,7 @@ from selfsight.data.splits import Chosen
 from selfsight.encoders.protocol import Encoder
 from selfsight.engine.run import OpenRun, open_run
 from selfsight.errors import UserError
+from selfsight.parts.head_layers import WithHead, first_layers
 from selfsight.recipes import catalogue
 from selfsight.views.pipelines import one_view, plain_view
 from selfsight.views.protocol import Views
@@ -28,11 +29,13 @@ class Subject:
     plain: Views[Images]
     run: OpenRun | None = None
     which: Literal["last", "best"] = "last"
+    head_layers: int = 0
+    """So many layers of the run's head belong to the encoder."""
 
     @property
     def masked(self) -> bool:
         """Whether the run's method predicts what is masked: then MAE's linear probe is its paper's."""
-        return self.run is not None and catalogue.card(self.run.method).family == "masked"
+        return self.run is not None and catalogue.entry(self.run.method).family == "masked"
 
     def facts(self) -> dict[str, Any]:
         """What a saved result says of the encoder."""
@@ -40,7 +43,7 @@ class Subject:
         if self.run is not None:
             epochs = self.run.settings["resolved"].get("epochs")
             about = {"method": self.run.method, **about, "epochs": epochs, "weights": self.which}
-        return about
+        return about | ({"head_layers": self.head_layers} if self.head_layers else {})
 
 
 def open_subject(
@@ -48,16 +51,33 @@ def open_subject(
     *,
     plain: Views[Images] | None = None,
     which: Literal["last", "best"] = "last",
+    head_layers: int = 0,
 ) -> Subject:
-    """A run's trained encoder, or one that is at hand, with its evaluation view (``plain`` overrides it)."""
+    """A run's trained encoder, or one that is at hand, with its evaluation view (``plain`` overrides it).
+
+    ``head_layers`` of the run's head are taken into the encoder (SimCLR v2 fine-tunes from the first).
+    """
     if isinstance(run, nn.Module):
+        if head_layers:
+            raise UserError(f"--head-layers is {head_layers}, but an encoder alone has no head; give its run")
         size = getattr(run, "image_size", None)
         if plain is None and size is None:
             raise UserError(f"{type(run).__name__} does not say its image_size; give the evaluation view as plain=")
         return Subject(encoder=cast(Encoder, run), plain=plain or plain_view(cast(int, size), IMAGENET))
     opened = run if isinstance(run, OpenRun) else open_run(cast(Path, run))
     plain = plain or opened.assembly.recipe.views.plain
-    return Subject(encoder=opened.encoder(which), plain=plain, run=opened, which=which)
+    encoder = _with_head(opened, which, head_layers) if head_layers else opened.encoder(which)
+    return Subject(encoder=encoder, plain=plain, run=opened, which=which, head_layers=head_layers)
+
+
+def _with_head(run: OpenRun, which: Literal["last", "best"], layers: int) -> Encoder:
+    method: Any = run.recipe(which).method
+    if not hasattr(method, "projector"):
+        raise UserError(f"{run.path} is a run of {run.method}, which has no head; leave out --head-layers")
+    try:
+        return WithHead(method.encoder, first_layers(method.projector, layers)).eval()  # pyright: ignore[reportReturnType]
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def channels_of(encoder: Encoder) -> int:
