@@ -160,7 +160,7 @@ def arguments(method: str, flags: Flags, hyper: Mapping[str, Any]) -> list[str]:
     given = {
         f.name: getattr(flags, f.name) for f in fields(Flags) if getattr(flags, f.name) != getattr(standard, f.name)
     }
-    given |= hyper
+    given |= dict(hyper) | ({"data": flags.data} if card.takes else {})  # a stage's default is another run's data
     words = [method, str(given.pop(card.takes))] if card.takes else ["pretrain", method]
     for name, value in given.items():
         if name in card.fixed:  # it follows from the argument

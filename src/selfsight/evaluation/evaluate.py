@@ -27,7 +27,13 @@ from selfsight.evaluation.subject import LabelledData, Subject, channels_of, lab
 from selfsight.evaluation.table import percent, show_table
 from selfsight.views.protocol import Views
 
-NAMES = {"trained": "trained", "random": "random encoder", "pixels": "raw pixels", "scratch": "from scratch", "teacher": "its teacher"}
+NAMES = {
+    "trained": "trained",
+    "random": "random encoder",
+    "pixels": "raw pixels",
+    "scratch": "from scratch",
+    "teacher": "its teacher",
+}
 
 
 def evaluate(

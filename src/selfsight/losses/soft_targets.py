@@ -26,9 +26,7 @@ def soft_cross_entropy(
     return temperature**2 * -(p.to(log_p.dtype) * log_p).sum(dim=1).mean()
 
 
-def known_cross_entropy(
-    logits: Float[Tensor, "b k"], labels: Tensor, known: Float[Tensor, ""]
-) -> Float[Tensor, ""]:
+def known_cross_entropy(logits: Float[Tensor, "b k"], labels: Tensor, known: Float[Tensor, ""]) -> Float[Tensor, ""]:
     r"""The cross-entropy of the rows whose label is 0 or more, summed and divided by ``known``; zero where there is none.
 
     ``known`` is how many there are: over several processes the mean of each one's count, so that the mean of this loss

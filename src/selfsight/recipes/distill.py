@@ -1,13 +1,13 @@
 r"""The recipe of SimCLR v2's distillation (arXiv 2006.10029). The method: ``selfsight.methods.distillation``.
 
-As the pretraining: LARS with 0.1 √batch and a warm-up for a twentieth of the training, decay 1e-4, batch 4096, for 400
-epochs; crop and flip alone (the notebook's toy run: rate 2 at a batch of 64, no warm-up). Small images: the rate and the
-batch of the small pretraining, 1.0 x batch / 256 and 512.
+As the pretraining: LARS with 0.1 √batch and a warm-up for a twentieth of the training, decay 1e-4, batch 4096, for
+400 epochs; crop and flip alone (the notebook's toy run: rate 2 at a batch of 64, no warm-up). Small images: the rate,
+the warm-up and the batch of the small pretraining, 1.0 x batch / 256, ten epochs and 512.
 
 τ is 1, the notebook's; the paper uses 0.1 too. The student begins at random unless ``--init-from`` says otherwise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from selfsight.batches import Images
 from selfsight.engine.optimisers import LARS
 from selfsight.evaluation.finetune import labelled_fraction
 from selfsight.evaluation.subject import crop_of
+from selfsight.loading import load_classifier
 from selfsight.methods.distillation import Distillation
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.recipes.finetune import pretraining
@@ -46,7 +47,7 @@ def distill(
     teacher: str,
     temperature: float = 1.0,
     label_weight: float = 0.0,
-    classes: int,
+    classes: Sequence[str],
     fraction: float = 1.0,
     label_seed: int = 0,
     pretext: Mapping[str, Any],
@@ -64,7 +65,7 @@ def distill(
     label_weight
         Weight of the teacher's own labels beside its answers, 1 - α: 0 is without labels, below 1.
     classes
-        How many classes the teacher tells apart.
+        Those that the teacher tells apart.
     fraction
         The teacher's share of the labels.
     label_seed
@@ -85,8 +86,8 @@ def distill(
     plain = pretraining(at, pretext).views.plain
     method = Distillation(
         at.encoder,
-        classifier_of(teacher) if at.training else None,
-        classes=classes,
+        load_classifier(teacher) if at.training else None,
+        classes=len(classes),
         temperature=temperature,
         label_weight=label_weight,
         labels=labels,
@@ -107,10 +108,3 @@ def distill(
         epochs=epochs,
         batch_size=batch,
     )
-
-
-def classifier_of(run: str) -> Any:
-    """A fine-tuned or distilled run's classifier: a module from images to logits, in evaluation mode."""
-    from selfsight.engine.run import open_run  # noqa: PLC0415 - the engine's runs are made of recipes
-
-    return open_run(run).recipe().method.eval()

@@ -67,7 +67,11 @@ def finetune(
     if head_layers and head is None:
         raise ValueError(f"{pretext['method']} has no head whose layers could stay; use --head-layers 0")
     layers = first_layers(head if head_layers else nn.Sequential(), head_layers)  # pyright: ignore[reportArgumentType]
-    seen = None if at.labels is None else labelled_fraction(at.labels, fraction, seed=label_seed)
+    seen = None
+    if at.training:
+        if at.labels is None or not (at.labels >= 0).any():
+            raise ValueError("the images have no labels to fine-tune on; give --labels FILE.csv (path,label)")
+        seen = labelled_fraction(at.labels, fraction, seed=label_seed)
     labels = None if seen is None else torch.from_numpy(np.asarray(at.labels)[seen].astype(np.int64))
     width = WithHead(at.encoder, layers).width
     method = FineTuning(at.encoder, layers, width=width, classes=at.classes, labels=labels)

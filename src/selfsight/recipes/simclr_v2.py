@@ -1,4 +1,4 @@
-r"""The recipe of SimCLR v2's pretraining (Chen et al., 2020, arXiv 2006.10029). The method: ``selfsight.methods.simclr``.
+r"""The recipe of SimCLR v2 (Chen et al., 2020, arXiv 2006.10029). The method: ``selfsight.methods.simclr``.
 
 SimCLR with a deeper head, of which fine-tuning keeps the first layer, and with larger encoders:
 :math:`L = \frac1{2B} \sum_i -\log \big(e^{s_{ij(i)} / \tau} / \sum_{k \ne i} e^{s_{ik} / \tau}\big)`.
@@ -55,7 +55,7 @@ def simclr_v2(
     *,
     temperature: float | None = None,
     projection: int = 128,
-    head_layers: int = 3,
+    projection_layers: int = 3,
     strength: float | None = None,
 ) -> Recipe[TwoViews]:
     """SimCLR v2: SimCLR with a deeper head.
@@ -68,17 +68,17 @@ def simclr_v2(
         The loss's temperature. Default: 0.1, for small images 0.5.
     projection
         Width of the projection.
-    head_layers
+    projection_layers
         Layers of the head; all but the last are as wide as the encoder.
     strength
         Of the colour jitter, 0 for none. Default: 1, for small images 0.5.
     """
-    positive(temperature=temperature, projection=projection, head_layers=head_layers)
+    positive(temperature=temperature, projection=projection, projection_layers=projection_layers)
     batch, epochs = at.batch_size or (512 if at.small else 4096), at.epochs or (1000 if at.small else 800)
     tau = temperature or (0.5 if at.small else 0.1)
     usual = 0.5 if at.small else 1.0
     projector = heads.mlp(
-        *[at.encoder.width] * head_layers,
+        *[at.encoder.width] * projection_layers,
         projection,
         bias=False,
         out_bias=False,
@@ -95,9 +95,7 @@ def simclr_v2(
         weight_decay=constant(1e-4),
         groups=skip_vectors,
     )
-    return Recipe(
-        method=method, views=two_views(view), optimisers={"main": main}, epochs=epochs, batch_size=batch
-    )
+    return Recipe(method=method, views=two_views(view), optimisers={"main": main}, epochs=epochs, batch_size=batch)
 
 
 def tiny() -> dict[str, Recipe]:
