@@ -1,7 +1,7 @@
 """What the longer commands' tests leave out: ``views``, ``bench``, and what is said when memory or disk are at an end."""
 
 import errno
-import sys
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +148,7 @@ def test_a_full_disk_is_one_line(
     def full(*given: object, **options: object) -> None:
         raise OSError(number, "No space left on device", "runs/first/metrics.csv")
 
-    __import__(place.rpartition(".")[0])
+    importlib.import_module(place.rpartition(".")[0])
     monkeypatch.setattr(place, full)
     code, line = left_with(words, capsys)
     assert code == 2
@@ -165,4 +165,3 @@ def test_another_error_of_the_system_has_no_word_of_room(
     code, line = left_with(["pretrain", "simclr", *TINY], capsys)
     assert code == 2
     assert line == "selfsight: Permission denied: runs/first"
-    assert "selfsight" in sys.modules

@@ -53,10 +53,9 @@ def stage_command(name: str, words: Sequence[str]) -> Any:
     hidden = {card.takes, *card.fixed}
     own = own_parameters(name, hidden) if words[:1] == [name] else []
 
-    def stage(**options: Any) -> None:
+    def stage(argument: Path, **options: Any) -> None:
         from selfsight.pipelines.stages import measure_stage, run_stage  # noqa: PLC0415
 
-        argument = options.pop(title)
         folder, ended = run_stage(name, argument, options, say=partial(print, flush=True))
         if ended == "stopped":
             raise SystemExit(130)

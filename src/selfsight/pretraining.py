@@ -125,7 +125,7 @@ def run_from_flags(
             "samples": len(source),
             "native": list(source.native) if source.native else None,
             "labels": source.labels is not None,
-            **({"classes": names} if method == "finetune" else {}),
+            **({"classes": names} if method in catalogue.stages() and "classes" not in hyper else {}),
             "fingerprint": source.fingerprint,
         },
         "versions": versions(),

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -139,8 +140,6 @@ def test_without_a_student_there_are_three_stages_and_overwriting_leaves_nothing
 def test_mistakes_get_one_line_before_anything_is_trained(
     words: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    import numpy as np  # noqa: PLC0415
-
     np.save(tmp_path / "plain.npy", np.zeros((300, 3, 32, 32), dtype=np.uint8))
     words = [str(tmp_path / "plain.npy") if word == "PLAIN" else word for word in words]
     with pytest.raises(SystemExit) as left:

@@ -112,7 +112,7 @@ def open_labels(data: Any, flags: Flags, image_size: int | None) -> Labels:
     """Train, as a run with these flags sees it, and all of test; refused in one line where either has no labels."""
     how: dict[str, Any] = {"image_size": image_size, "labels": flags.labels, "channels": flags.channels}
     train = open_data(data, split="train", limit=flags.limit, seed=flags.seed, **how)
-    return Labels(whole=train, data=labelled((train, open_data(data, split="test", **how)), NAME))
+    return Labels(whole=train, data=labelled((train, open_data(data, split="test", **how)), "a classifier", instead=""))
 
 
 def tuned_labels(tuned: OpenRun, data: Any = None) -> tuple[Labels, Source]:

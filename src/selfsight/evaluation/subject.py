@@ -130,29 +130,31 @@ def open_pair(
     return open_splits(data, image_size=size, limit=limit, labels=labels, seed=seed, channels=channels)
 
 
-def labelled(pair: tuple[Source, Source], protocol: str) -> LabelledData:
-    """The images whose label is known; a ``UserError`` that says what to do where there are none."""
+def labelled(pair: tuple[Source, Source], protocol: str, instead: str = "use --protocol quality") -> LabelledData:
+    """The images whose label is known; a ``UserError`` that says what to do (or ``instead``) where there are none."""
+    otherwise = f", or {instead}" if instead else ""
     if len(pair[0]) and not len(pair[1]):
         raise UserError(
             f"{pair[0].name} has no class of five images or more, so none was held back for a test, which {protocol} "
-            "needs; give --data with a test split, or use --protocol quality"
+            f"needs; give --data with a test split{otherwise}"
         )
-    train, test = (_known(source, protocol) for source in pair)
+    train, test = (_known(source, protocol, otherwise) for source in pair)
     classes = max(len(train.classes), *(int(np.max(cast(np.ndarray, s.labels))) + 1 for s in (train, test)))
     if classes < 2:
         raise UserError(
-            f"{train.name} has one class only, so {protocol} has nothing to tell apart; use --protocol quality"
+            f"{train.name} has one class only, so {protocol} has nothing to tell apart"
+            + (f"; {instead}" if instead else "")
         )
     return LabelledData(train=train, test=test, classes=classes)
 
 
-def _known(source: Source, protocol: str) -> Source:
+def _known(source: Source, protocol: str, otherwise: str) -> Source:
     labels = source.labels
     known = np.flatnonzero(labels >= 0) if labels is not None else np.empty(0, dtype=np.int64)
     if not len(known):
         raise UserError(
             f"{source.name} has no labels, which {protocol} needs; give --labels FILE.csv (path,label), "
-            "or sort the images into one folder a class, or use --protocol quality"
+            f"or sort the images into one folder a class{otherwise}"
         )
     return source if len(known) == len(source) else chosen(source, known)
 

@@ -223,9 +223,9 @@ class _Chain:
         pick_precision(flags.precision, pick_device(flags.device))
         labels = open_labels(flags.data, flags, flags.image_size)
         whole, kept = labels.whole, len(self.kept(labels))
-        assemble("simclr_v2", flags, {}, samples=len(whole), native=whole.native)
         if kept < LEAST:
             raise UserError(f"--fraction {how['fraction']} leaves {kept} labelled images; give at least {LEAST}")
+        assemble("simclr_v2", flags, {}, samples=len(whole), native=whole.native)
         batch = how["finetune_batch_size"]
         if batch is not None and batch > kept:
             raise UserError(f"--finetune-batch-size is {batch}, but there are {kept} labelled images; use fewer")
