@@ -1,4 +1,4 @@
-"""What the longer commands' tests leave out: ``views``, ``bench``, and what is said when memory or disk are at an end."""
+"""What the longer commands' tests leave out: ``views``, ``bench``, and what is said when memory or disk are full."""
 
 import errno
 import importlib
@@ -132,12 +132,17 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path: Path, monkeyp
     [
         (["pretrain", "simclr", *TINY], "selfsight.pretraining.run_from_flags", "; free space, then --resume"),
         (["finetune", "some/run"], "selfsight.pipelines.stages.run_stage", "; free space, then --resume"),
-        (["pipeline", "simclr_v2", "--out", "new"], "selfsight.pipelines.simclr_v2.settle", "; free space, then the same command"),
+        (
+            ["pipeline", "simclr_v2", "--out", "new"],
+            "selfsight.pipelines.simclr_v2.settle",
+            "; free space, then the same command",
+        ),
         (["report", "some/run"], "selfsight.report.page.write_report", ""),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_full_disk_is_one_line(
+    *,
     number: int,
     words: list[str],
     place: str,

@@ -14,16 +14,16 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def softmax(logits: list[float], tau: float) -> list[float]:
+def log_softmax(logits: list[float], tau: float) -> list[float]:
     top = max(logits)
-    mass = [math.exp((x - top) / tau) for x in logits]
-    return [x / sum(mass) for x in mass]
+    mass = sum(math.exp((x - top) / tau) for x in logits)
+    return [(x - top) / tau - math.log(mass) for x in logits]
 
 
 def slow(student: Tensor, teacher: Tensor, tau: float) -> float:
     total = 0.0
     for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
-        total -= sum(a * math.log(b) for a, b in zip(softmax(t, tau), softmax(s, tau), strict=True))
+        total -= sum(math.exp(a) * b for a, b in zip(log_softmax(t, tau), log_softmax(s, tau), strict=True))
     return tau**2 * total / len(student)
 
 

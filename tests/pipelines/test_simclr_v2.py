@@ -86,7 +86,8 @@ def test_it_goes_on_where_it_was_stopped(whole: Path, tmp_path: Path, capsys: py
     main(["pipeline", "simclr_v2", "--out", str(out), *QUICK])
     for name in STAGES:
         left, right = (
-            torch.load(folder / name / "checkpoints" / "last.pt", weights_only=True)["method"] for folder in (whole, out)
+            torch.load(folder / name / "checkpoints" / "last.pt", weights_only=True)["method"]
+            for folder in (whole, out)
         )
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name
@@ -99,7 +100,7 @@ def test_it_goes_on_where_it_was_stopped(whole: Path, tmp_path: Path, capsys: py
 
 def test_other_settings_are_refused_even_where_they_are_the_default(whole: Path) -> None:
     before = (whole / "pipeline.yaml").read_text()
-    with pytest.raises(UserError, match="--fraction 0.2 -> 0.1"):
+    with pytest.raises(UserError, match=r"--fraction 0\.2 -> 0\.1"):
         simclr_v2(out=whole, fraction=0.1)
     assert (whole / "pipeline.yaml").read_text() == before
     assert yaml.safe_load(before)["settings"]["student"] == "small_cnn"

@@ -134,7 +134,7 @@ def test_a_stage_goes_on_bit_for_bit(kind: str, first: OpenRun, tuned: OpenRun, 
 
 
 def test_resuming_with_other_settings_says_which(first: OpenRun, tuned: OpenRun) -> None:
-    with pytest.raises(UserError, match="--fraction 0.2 -> 0.5"):
+    with pytest.raises(UserError, match=r"--fraction 0\.2 -> 0\.5"):
         finetune(first.path, out=tuned.path, resume=True, fraction=0.5)
 
 
@@ -202,6 +202,7 @@ def test_images_without_labels_are_left_to_the_student(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistakes_get_one_line(
+    *,
     words: list[str],
     told: str,
     first: OpenRun,

@@ -55,7 +55,7 @@ def test_flags() -> None:
     recipe = simclr_v2(small(), temperature=0.2, projection=64, projection_layers=2, strength=0.0)
     assert recipe.method.loss.keywords == {"temperature": 0.2}
     assert layers(recipe.method.projector) == ["512-512", "bn[wb]", "ReLU", "512-64", "bn[w]"]
-    assert "jitter" not in recipe.views.views[0].describe()
+    assert recipe.views.views == (augment.simclr(32, strength=0.0, blur=False),) * 2
 
 
 @pytest.mark.parametrize("name", ["skresnet50d", "wide_resnet50_2"])
@@ -63,14 +63,14 @@ def test_flags() -> None:
 def test_the_encoders_that_its_page_names_are_timms(name: str) -> None:
     encoder = build_encoder(name, image_size=64)
     assert encoder.width == 2048
-    assert layers(simclr_v2(Setting(encoder=encoder, image_size=224, samples=IMAGENET)).method.projector)[0] == "2048-2048"
+    assert (
+        layers(simclr_v2(Setting(encoder=encoder, image_size=224, samples=IMAGENET)).method.projector)[0] == "2048-2048"
+    )
 
 
 def labelled(fraction: float, encoder: torch.nn.Module | None = None, **own: object):
     labels = np.arange(128_100) % 1000
-    setting = Setting(
-        encoder=encoder or Width(2048), image_size=224, samples=len(labels), labels=labels, classes=1000
-    )
+    setting = Setting(encoder=encoder or Width(2048), image_size=224, samples=len(labels), labels=labels, classes=1000)
     return finetune(setting, fraction=fraction, pretext=BEFORE, **own)
 
 

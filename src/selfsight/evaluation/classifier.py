@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from selfsight import distributed
 from selfsight.batches import Images
@@ -62,14 +62,16 @@ def evaluate_classifier(
             teacher = open_run(hyper["teacher"])
             other = _score(teacher.recipe().method, known.test, plain, place)
             baselines["teacher"] = {**other.row(), "settings": {"run": str(teacher.path)}}
-        baselines["scratch"] = _saved_scratch(run, tuned) or _scratch(method, known, kept, plain, tuned, place)
+        baselines["scratch"] = _saved_scratch(run, tuned) or _scratch(
+            method=method, known=known, kept=kept, plain=plain, tuned=tuned, place=place
+        )
         result = {
             "protocol": NAME,
             "method": run.method,
             "encoder": run.settings["resolved"]["backbone"],
             "settings": {
                 "labelled": len(kept),
-                **({"temperature": hyper.get("temperature", 1.0)} if run.method == "distill" else {}),
+                **_told(run),
                 "epochs": run.settings["resolved"]["epochs"],
             },
             "scores": found.row(),
@@ -84,6 +86,12 @@ def evaluate_classifier(
             if not quiet:
                 show({NAME: result})
     return {NAME: result}
+
+
+def _told(run: OpenRun) -> dict[str, Any]:
+    """The settings of its own that a stage's score depends on."""
+    own = {"temperature": 1.0, "label_weight": 0.0} if run.method == "distill" else {"head_layers": 1}
+    return {name: run.settings["hyper"].get(name, usual) for name, usual in own.items()}
 
 
 def tuned_run(run: OpenRun) -> OpenRun:
@@ -123,8 +131,23 @@ def tuned_labels(tuned: OpenRun, data: Any = None) -> tuple[Labels, Source]:
 
 
 def _score(classifier: nn.Module, test: Source, plain: Views[Images], place: Place) -> Score:
-    held = extract(cast(Encoder, classifier), test, plain, **vars(place))
+    held = extract(cast(Encoder, _Answers(classifier)), test, plain, **vars(place))
     return score(held.x, held.labels)
+
+
+class _Answers(nn.Module):
+    """A classifier as an encoder, whose features are the logits."""
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        self.whole = classifier
+        self.width, self.stride = classifier.classifier.out_features, classifier.encoder.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.whole(x)
+
+    def dense(self, x: Tensor) -> Tensor:
+        return self.whole.encoder.dense(x)
 
 
 def _saved_scratch(run: OpenRun, tuned: OpenRun) -> dict[str, Any] | None:
@@ -139,7 +162,7 @@ def _saved_scratch(run: OpenRun, tuned: OpenRun) -> dict[str, Any] | None:
 
 
 def _scratch(
-    method: Any, known: LabelledData, kept: Source, plain: Views[Images], tuned: OpenRun, place: Place
+    *, method: Any, known: LabelledData, kept: Source, plain: Views[Images], tuned: OpenRun, place: Place
 ) -> dict[str, Any]:
     """The same architecture at random, trained on the labelled images alone."""
     encoder: Any = method.encoder

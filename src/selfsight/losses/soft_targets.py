@@ -10,7 +10,7 @@ from selfsight.losses.precision import full
 def soft_cross_entropy(
     student: Float[Tensor, "b k"], teacher: Float[Tensor, "b k"], *, temperature: float = 1.0
 ) -> Float[Tensor, ""]:
-    r"""The cross-entropy of the student's logits ``s`` against the teacher's ``t``, both softened (Hinton et al., 2015).
+    r"""The cross-entropy of a student's logits ``s`` against a teacher's ``t``, both softened (Hinton et al., 2015).
 
     .. math:: L = \frac{\tau^2}{b} \sum_b \Big[- \sum_k \mathrm{softmax}(t / \tau)_{b,k}
               \log \mathrm{softmax}(s / \tau)_{b,k} \Big]
@@ -27,7 +27,7 @@ def soft_cross_entropy(
 
 
 def known_cross_entropy(logits: Float[Tensor, "b k"], labels: Tensor, known: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    r"""The cross-entropy of the rows whose label is 0 or more, summed and divided by ``known``; zero where there is none.
+    r"""The cross-entropy of the rows whose label is 0 or more, summed and divided by ``known``; zero without any.
 
     ``known`` is how many there are: over several processes the mean of each one's count, so that the mean of this loss
     over the processes is that of the joined batch.

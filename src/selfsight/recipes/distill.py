@@ -34,8 +34,15 @@ STAGES = {
         "fact": "Trains a student on a fine-tuned run's answers for images without labels.",
         "takes": "teacher",
         "fixed": (
-            *("pretext", "classes", "fraction", "label_seed"),
-            *("patch_size", "image_size", "channels", "pretrained", "probe_every"),
+            "pretext",
+            "classes",
+            "fraction",
+            "label_seed",
+            "patch_size",
+            "image_size",
+            "channels",
+            "pretrained",
+            "probe_every",
         ),
     }
 }
