@@ -1,4 +1,4 @@
-"""``selfsight finetune`` and ``selfsight distill``, each a run of its own; ``selfsight pipeline``, which chains them."""
+"""``selfsight finetune`` and ``selfsight distill``, each a run of its own; ``selfsight pipeline`` chains them."""
 
 import inspect
 from collections.abc import Callable, Sequence

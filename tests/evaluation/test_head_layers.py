@@ -14,8 +14,15 @@ from selfsight.parts.head_layers import WithHead
 from selfsight.pretraining import pretrain
 
 QUICK = {
-    **{"data": "world:200", "image_size": 32, "backbone": "tiny_cnn", "batch_size": 50, "epochs": 1},
-    **{"optimiser": "adamw", "precision": "32", "probe_every": 0, "report": False},
+    "data": "world:200",
+    "image_size": 32,
+    "backbone": "tiny_cnn",
+    "batch_size": 50,
+    "epochs": 1,
+    "optimiser": "adamw",
+    "precision": "32",
+    "probe_every": 0,
+    "report": False,
 }
 
 
