@@ -249,3 +249,13 @@ def test_help_says_what_is_needed_and_hides_what_follows(capsys: pytest.CaptureF
         text = capsys.readouterr().out
         assert all(word in text for word in shown), text
         assert not any(word in text for word in hidden), text
+
+
+@pytest.mark.slow
+def test_two_devices_fine_tune_and_their_parent_measures(first: OpenRun, tuned: OpenRun, tmp_path: Path) -> None:
+    run = finetune(first.path, **{**TUNE, "epochs": 1}, devices=2, out=tmp_path / "two")
+    assert run.finished
+    assert run.settings["machine"]["processes"] == 2
+    assert run.settings["data"]["fingerprint"] == tuned.settings["data"]["fingerprint"]
+    assert run.settings["hyper"] == tuned.settings["hyper"]
+    assert (run.path / "evaluation" / "classifier.json").exists()
