@@ -1,6 +1,7 @@
 """The documentation says what the code gives: tables are current, pages exist, README's loop runs."""
 
 import importlib.util
+import inspect
 import json
 import re
 import runpy
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from selfsight.flags import Flags
-from selfsight.recipes.catalogue import cards
+from selfsight.pipelines.simclr_v2 import simclr_v2
+from selfsight.recipes.catalogue import cards, hyper_parameters, stages
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -119,7 +121,9 @@ COMMAND_FLAGS = {"data", "out", "protocol", "format", "kind", "positions", "epoc
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_flags_in_the_text_exist(path):
-    known = {f.replace("_", "-") for f in Flags.__dataclass_fields__} | COMMAND_FLAGS
+    own = [name for stage in stages() for name in hyper_parameters(stage)]
+    names = [*Flags.__dataclass_fields__, *own, *inspect.signature(simclr_v2).parameters]
+    known = {name.replace("_", "-") for name in names} | COMMAND_FLAGS
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")):
         assert flag in known, f"{path.name} names --{flag}"
 

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from selfsight.evaluation.embed import embed as embed
     from selfsight.evaluation.evaluate import evaluate as evaluate
     from selfsight.loading import load as load
+    from selfsight.loading import load_classifier as load_classifier
     from selfsight.method import Clock as Clock
     from selfsight.method import Method as Method
     from selfsight.method import Objective as Objective
     from selfsight.method import drive as drive
+    from selfsight.pipelines.stages import distill as distill
+    from selfsight.pipelines.stages import finetune as finetune
     from selfsight.pretraining import pretrain as pretrain
     from selfsight.report.page import write_report as write_report
 
@@ -27,11 +30,14 @@ _PLACES = {
     "Objective": "selfsight.method",
     "adapt_stem": "selfsight.encoders.stem",
     "build_encoder": "selfsight.encoders.build",
+    "distill": "selfsight.pipelines.stages",
     "drive": "selfsight.method",
     "embed": "selfsight.evaluation.embed",
     "evaluate": "selfsight.evaluation.evaluate",
     "export": "selfsight.engine.export",
+    "finetune": "selfsight.pipelines.stages",
     "load": "selfsight.loading",
+    "load_classifier": "selfsight.loading",
     "open_run": "selfsight.engine.run",
     "pretrain": "selfsight.pretraining",
     "wrap": "selfsight.encoders.backbone",
@@ -43,11 +49,14 @@ __all__ = [
     "Objective",
     "adapt_stem",
     "build_encoder",
+    "distill",
     "drive",
     "embed",
     "evaluate",
     "export",
+    "finetune",
     "load",
+    "load_classifier",
     "open_run",
     "pretrain",
     "wrap",

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from selfsight.cli_pretrain import from_file, pretrain_command
+from selfsight.cli_stages import pipeline_app, stage_command
 from selfsight.errors import TrainingError, UserError, unknown
 from selfsight.flags import Flags
 from selfsight.recipes import catalogue
@@ -32,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except (UserError, *_data_errors()) as error:
         _leave(str(error), 2, debug)
     except OSError as error:
-        full = "; free space, then --resume" if error.errno in (errno.ENOSPC, errno.EDQUOT) and _trains(words) else ""
+        full = _once_there_is_room(words) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         _leave(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{full}", 2, debug)
 
 
@@ -44,14 +45,20 @@ def _app(words: Sequence[str]) -> App:
         default_parameter=Parameter(negative_iterable=(), negative_none=(), allow_repeating=True),
     )
     app.command(pretrain_command(words), name="pretrain")
+    for name in catalogue.stages():
+        app.command(stage_command(name, words), name=name)
+    app.command(pipeline_app(words))
     app.command(list_, name="list")
     for command in (show, evaluate, embed, export, views, report, bench, demo):
         app.command(command)
     return app
 
 
-def _trains(words: Sequence[str]) -> bool:
-    return words[:1] == ["pretrain"]
+def _once_there_is_room(words: Sequence[str]) -> str:
+    """How a call that met a full disk goes on."""
+    if words[:1] == ["pipeline"]:
+        return "; free space, then the same command"
+    return "; free space, then --resume" if words and words[0] in ("pretrain", *catalogue.stages()) else ""
 
 
 def _data_errors() -> tuple[type[Exception], ...]:
@@ -115,6 +122,7 @@ def evaluate(
     k: int = 20,
     temperature: float = 0.07,
     which: Literal["last", "best"] = "last",
+    head_layers: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
     epochs: int | None = None,
@@ -131,6 +139,7 @@ def evaluate(
         k: neighbours that vote in knn.
         temperature: of their votes.
         which: the last weights, or the checkpoint with the best online probe.
+        head_layers: so many layers of the run's head count as part of the encoder; SimCLR v2 fine-tunes with 1.
         device: where to compute.
         workers: processes that decode large images. Default: by the machine.
         epochs: length of the protocols that train. Default: the papers'.
@@ -148,6 +157,7 @@ def evaluate(
         k=k,
         temperature=temperature,
         which=which,
+        head_layers=head_layers,
         device=pick_device(device),
         workers=workers,
         epochs=epochs,

@@ -1,7 +1,7 @@
 """``selfsight pretrain``: the command whose flags depend on the method."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ OWN, RUN = Group("The method's own", sort_key=1), Group("The run", sort_key=2)
 def pretrain_command(words: Sequence[str]) -> Any:
     """``pretrain`` with the flags of the method that the words name, if they name one."""
     named = next((word for word in words[1:] if word in catalogue.cards()), None) if words[:1] == ["pretrain"] else None
-    own = _own_parameters(named) if named else []
+    own = own_parameters(named) if named else []
 
     def pretrain(method: str, **options: Any) -> None:
         from selfsight.pretraining import run_from_flags  # noqa: PLC0415
@@ -33,22 +33,12 @@ def pretrain_command(words: Sequence[str]) -> Any:
         if ended == "stopped":
             raise SystemExit(130)
 
-    general = [
-        inspect.Parameter(
-            f.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=f.default if f.default is not MISSING else None,
-            annotation=Annotated[str if f.name == "data" else f.type, Parameter(help=f.metadata["help"], group=RUN)],
-        )
-        for f in fields(Flags)
-    ]
     first = inspect.Parameter(
         "method",
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
         annotation=Annotated[str, Parameter(help="A name from `selfsight list`.")],
     )
-    pretrain.__signature__ = inspect.Signature([first, *own, *general])  # pyright: ignore[reportFunctionMemberAccess]
-    pretrain.__annotations__ = {p.name: p.annotation for p in (first, *own, *general)}
+    sign_(pretrain, [first, *own, *general_parameters()])
     pretrain.__doc__ = (
         "Pretrain a backbone on images without labels.\n\n"
         "`selfsight pretrain METHOD --help` shows the method's own flags too; "
@@ -57,7 +47,31 @@ def pretrain_command(words: Sequence[str]) -> Any:
     return pretrain
 
 
-def _own_parameters(method: str) -> list[inspect.Parameter]:
+def sign_(function: Any, parameters: list[inspect.Parameter]) -> None:
+    """Gives a function that takes any options the signature that help and parsing go by."""
+    function.__signature__ = inspect.Signature(parameters)
+    function.__annotations__ = {p.name: p.annotation for p in parameters}
+
+
+def general_parameters(without: Collection[str] = (), **words: str) -> list[inspect.Parameter]:
+    """The flags of every run, but those ``without``; ``words`` replaces the help of some, whose default is None."""
+    return [
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if f.default is MISSING or f.name in words else f.default,
+            annotation=Annotated[
+                (str | None if f.name in words else str) if f.name == "data" else f.type,
+                Parameter(help=words.get(f.name, f.metadata["help"]), group=RUN),
+            ],
+        )
+        for f in fields(Flags)
+        if f.name not in without
+    ]
+
+
+def own_parameters(method: str, without: Collection[str] = ()) -> list[inspect.Parameter]:
+    """The keyword parameters of a recipe as flags."""
     import docstring_parser  # noqa: PLC0415
 
     parsed = docstring_parser.parse(catalogue.recipe_function(method).__doc__ or "")
@@ -65,6 +79,7 @@ def _own_parameters(method: str) -> list[inspect.Parameter]:
     return [
         p.replace(annotation=Annotated[p.annotation, Parameter(help=described.get(name, ""), group=OWN)])
         for name, p in catalogue.hyper_parameters(method).items()
+        if name not in without
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from selfsight.errors import UserError, unknown
+from selfsight.recipes import catalogue
 
 Precision = Literal["auto", "32", "bf16", "16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -154,13 +155,16 @@ def seconds(text: str | None) -> float | None:
 
 
 def arguments(method: str, flags: Flags, hyper: Mapping[str, Any]) -> list[str]:
-    """The command line that gives these flags."""
-    standard = Flags()
-    words = ["pretrain", method]
+    """The command line that gives these flags: a method's, or that of a stage after it."""
+    standard, card = Flags(), catalogue.entry(method)
     given = {
         f.name: getattr(flags, f.name) for f in fields(Flags) if getattr(flags, f.name) != getattr(standard, f.name)
     }
-    for name, value in {**given, **hyper}.items():
+    given |= dict(hyper) | ({"data": flags.data} if card.takes else {})  # a stage's default is another run's data
+    words = [method, str(given.pop(card.takes))] if card.takes else ["pretrain", method]
+    for name, value in given.items():
+        if name in card.fixed:  # it follows from the argument
+            continue
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")

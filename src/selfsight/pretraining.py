@@ -12,6 +12,7 @@ import torch.distributed as dist
 from selfsight.data.cache import cache_folder
 from selfsight.data.loader import Loader
 from selfsight.data.protocol import Source
+from selfsight.data.splits import Chosen
 from selfsight.data.workers import default_workers
 from selfsight.encoders.backbone import Backbone
 from selfsight.encoders.store import save_encoder
@@ -28,7 +29,7 @@ from selfsight.engine.run import (
     versions,
     write_settings,
 )
-from selfsight.engine.start import Say, open_source, prepare, same_data
+from selfsight.engine.start import Say, class_names, open_source, prepare, same_data
 from selfsight.errors import TrainingError, UserError, unknown
 from selfsight.evaluation.online import online_probe
 from selfsight.flags import Flags, arguments, command, flags_from, seconds
@@ -68,6 +69,7 @@ def pretrain(method: str, *, say: Say | None = None, **options: Any) -> OpenRun:
         encoder = selfsight.load(run.path)
     """
     given = set(options)
+    catalogue.card(method)
     own = catalogue.hyper_parameters(method)
     names = {f.name for f in fields(Flags)}
     unknown_or_own = {k: v for k, v in options.items() if k not in names}
@@ -94,7 +96,7 @@ def run_from_flags(
     ``given`` names the flags that the call gives itself: a resumed run refuses those that would change it.
     """
     flags.check()
-    catalogue.card(method)
+    catalogue.entry(method)
     kind = pick_device(flags.device)
     if kind == "cuda" and flags.devices > torch.cuda.device_count() and not is_launched():
         raise UserError(f"--devices is {flags.devices} but this machine has {torch.cuda.device_count()} GPUs")
@@ -108,7 +110,10 @@ def run_from_flags(
         flags, hyper = resumed_flags(method, flags, hyper, folder, given)
         flags = replace(flags, resume=True)
     source = open_source(flags)
+    names = class_names(source)
     assembly = prepare(method, flags, hyper, source, folder, say=say)
+    if assembly.recipe.images is not None:
+        source = Chosen(source, assembly.recipe.images, name=source.name)
     settings = {
         "selfsight": versions()["selfsight"],
         "method": method,
@@ -120,6 +125,7 @@ def run_from_flags(
             "samples": len(source),
             "native": list(source.native) if source.native else None,
             "labels": source.labels is not None,
+            **({"classes": names} if method in catalogue.stages() and "classes" not in hyper else {}),
             "fingerprint": source.fingerprint,
         },
         "versions": versions(),
@@ -202,7 +208,8 @@ def _train(job: Job) -> Ending:
         pin=machine.device.type == "cuda",
         order=recipe.order,
     )
-    every = flags.probe_every if flags.probe_every is not None else max(recipe.epochs // 10, 1)
+    often = 0 if job.settings["method"] in catalogue.stages() else max(recipe.epochs // 10, 1)
+    every = flags.probe_every if flags.probe_every is not None else often
     execution = Execution(
         folder=job.folder,
         accumulate=flags.accumulate,
@@ -232,9 +239,9 @@ def _train(job: Job) -> Ending:
 
 def _tell(job: Job) -> None:
     resolved, machine = job.assembly.resolved, job.machine.describe()
-    title = catalogue.card(job.settings["method"]).title
+    title = catalogue.entry(job.settings["method"]).title
     job.say(f"{title} on {job.source.name}: {len(job.source):,} images at {resolved['image_size']} px")
-    if job.source.labels is not None:
+    if job.source.labels is not None and job.settings["method"] not in catalogue.stages():
         job.say(f"labels ({len(job.source.classes)} classes) are for the online probe alone; where the data have no "
                 "test split, a fifth of each class is held back for evaluation")  # fmt: skip
     width = job.assembly.encoder.width

@@ -124,6 +124,11 @@ class OpenRun:
         return (self.path / "encoder.safetensors").exists()
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that a fine-tuned or distilled run tells apart; none for a self-supervised one."""
+        return tuple(self.settings.get("hyper", {}).get("classes") or self.settings["data"].get("classes", ()))
+
+    @property
     def image_size(self) -> int:
         return self.settings["resolved"]["image_size"]
 
@@ -133,7 +138,8 @@ class OpenRun:
         data = self.settings["data"]
         native = tuple(data["native"]) if data.get("native") else None
         flags = replace(self.flags, pretrained=False)  # the run's own weights come over them
-        return assemble(self.method, flags, self.settings.get("hyper", {}), samples=data["samples"], native=native)
+        how: dict[str, Any] = {"samples": data["samples"], "native": native, "classes": len(self.classes)}
+        return assemble(self.method, flags, self.settings.get("hyper", {}), **how, training=False)
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
         """The recipe with the run's trained weights."""

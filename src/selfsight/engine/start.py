@@ -13,6 +13,7 @@ from selfsight.engine.run import OpenRun, open_run, read_settings
 from selfsight.errors import UserError
 from selfsight.flags import Flags
 from selfsight.method import Method
+from selfsight.recipes import catalogue
 from selfsight.recipes.assembly import Assembly, assemble
 
 Say = Callable[[str], None]
@@ -48,14 +49,38 @@ def prepare(method: str, flags: Flags, hyper: Mapping[str, Any], source: Source,
     elif flags.init_from:
         begun = open_run(flags.init_from)
         start = begun.encoder().state_dict()
-    assembly = assemble(method, built, hyper, samples=len(source), native=source.native, start=start)
+    assembly = assemble(
+        method,
+        built,
+        hyper,
+        samples=len(source),
+        native=source.native,
+        start=start,
+        labels=source.labels,
+        classes=len(class_names(source)),
+    )
     if begun:
         say(f"begins with {_begin_with_(assembly.recipe.method, begun, method)} of {begun.path}")
     return assembly
 
 
+def class_names(source: Source) -> list[str]:
+    """The names of the labels; their numbers where the source has none."""
+    if source.labels is None or source.classes:
+        return list(source.classes)
+    return [str(number) for number in range(int(source.labels.max()) + 1)]
+
+
 def _begin_with_(method: Method, begun: OpenRun, name: str) -> str:
-    """Takes all of another run's weights where it is the same method; the encoder's are there already."""
+    """Takes all of another run's weights where it is the same method; the encoder's are there already.
+
+    Fine-tuning takes the layers of the head that it keeps.
+    """
+    layers = [key for key in method.state_dict() if key.startswith("projector.")]
+    if name in catalogue.stages() and layers:
+        state = begun.recipe().method.state_dict()
+        method.load_state_dict({key: state[key] for key in layers}, strict=False)
+        return "the encoder and the first layers of the head"
     if begun.method == name and (begun.path / "checkpoints" / "last.pt").exists():
         state, mine = begun.recipe().method.state_dict(), method.state_dict()
         if state.keys() == mine.keys() and all(state[key].shape == mine[key].shape for key in mine):

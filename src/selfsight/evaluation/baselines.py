@@ -7,7 +7,7 @@ images of CIFAR-10, kNN gets 31 % right on pixels as they are, 38 % on normalise
 
 import copy
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -21,10 +21,12 @@ from selfsight.encoders.build import build_encoder
 from selfsight.encoders.protocol import Encoder
 from selfsight.evaluation.stream import Place, moved
 from selfsight.parts.batchnorm import calibrate_
+from selfsight.parts.head_layers import WithHead
 from selfsight.views.pipelines import plain_view
 from selfsight.views.protocol import Views
 from selfsight.views.view import IMAGENET
 
+M = TypeVar("M", bound=nn.Module)
 PIXELS = 32
 """Raw pixels are compared at this many pixels a side, whatever the images' own size."""
 PIXEL_VIEW = plain_view(PIXELS, IMAGENET)
@@ -60,20 +62,26 @@ def fresh(encoder: Encoder, *, seed: int) -> Encoder:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if isinstance(encoder, WithHead):
+            return cast(Encoder, WithHead(fresh(encoder.backbone, seed=seed), _reset(encoder.head)))
         built: Any = encoder
         if all(getattr(built, name, None) is not None for name in ("name", "image_size", "channels", "options")):
             return build_encoder(built.name, image_size=built.image_size, channels=built.channels, **built.options)
-        other = copy.deepcopy(cast(nn.Module, encoder))
-        for name, part in other.named_modules():
-            reset = getattr(part, "reset_parameters", None)
-            if callable(reset):
-                reset()
-            elif any(True for _ in part.parameters(recurse=False)):
-                raise ValueError(
-                    f"no random start for {type(part).__name__} '{name}': it has parameters and no reset_parameters(); "
-                    "give it one"
-                )
-        return cast(Encoder, other)
+        return cast(Encoder, _reset(cast(nn.Module, encoder)))
+
+
+def _reset(module: M) -> M:
+    other = copy.deepcopy(module)
+    for name, part in other.named_modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif any(True for _ in part.parameters(recurse=False)):
+            raise ValueError(
+                f"no random start for {type(part).__name__} '{name}': it has parameters and no reset_parameters(); "
+                "give it one"
+            )
+    return other
 
 
 def random_encoder(

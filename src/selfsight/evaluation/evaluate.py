@@ -27,7 +27,13 @@ from selfsight.evaluation.subject import LabelledData, Subject, channels_of, lab
 from selfsight.evaluation.table import percent, show_table
 from selfsight.views.protocol import Views
 
-NAMES = {"trained": "trained", "random": "random encoder", "pixels": "raw pixels", "scratch": "from scratch"}
+NAMES = {
+    "trained": "trained",
+    "random": "random encoder",
+    "pixels": "raw pixels",
+    "scratch": "from scratch",
+    "teacher": "its teacher",
+}
 
 
 def evaluate(
@@ -42,6 +48,7 @@ def evaluate(
     k: int = 20,
     temperature: float = 0.07,
     which: Literal["last", "best"] = "last",
+    head_layers: int = 0,
     paper: Paper | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -64,6 +71,8 @@ def evaluate(
         seed: of the subset, the held-out fifth, augmentation and random encoders.
         k, temperature: of the nearest neighbours.
         which: a run's last weights, or the checkpoint with the best online probe.
+        head_layers: so many layers of the run's head count as part of the encoder, for every protocol (SimCLR v2
+            fine-tunes with the first); the results are saved as ``PROTOCOL-head1.json``.
         paper: whose linear probe ``linear-sgd`` is; ``mae`` for masked image models, else ``moco``.
         epochs, batch_size, lr: of ``linear-sgd`` and ``finetune``; the papers' by default, and saved either way.
         workers: processes that decode large images; None takes as many as the machine has cores to spare.
@@ -76,7 +85,7 @@ def evaluate(
         ``quality`` the readings, with settings, data fingerprints, seed and version.
     """
     names = resolve_protocols(protocols)
-    subject = open_subject(run, plain=plain, which=which)
+    subject = open_subject(run, plain=plain, which=which, head_layers=head_layers)
     with processes(device) as where:
         helpers = default_workers(distributed.world_size()) if workers is None else workers
         place = Place(device=where, workers=helpers, cache_dir=cache_folder())
@@ -190,12 +199,16 @@ def _numbers(name: str, found: Mapping[str, Finding], subject: Subject, how: Set
 
 
 def save(results: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Writes each result as ``PROTOCOL.json``, of the best checkpoint ``PROTOCOL-best.json``, whole or not at all."""
+    """Writes each result as ``PROTOCOL.json``, whole or not at all.
+
+    Of the best checkpoint it is ``PROTOCOL-best.json``, with layers of the head ``PROTOCOL-head1.json``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, result in results.items():
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
         best = "-best" if result.get("weights") == "best" else ""
-        write_atomically(folder / f"{name}{best}.json", (text + "\n").encode())
+        head = f"-head{result['head_layers']}" if result.get("head_layers") else ""
+        write_atomically(folder / f"{name}{head}{best}.json", (text + "\n").encode())
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:

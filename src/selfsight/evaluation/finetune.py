@@ -41,6 +41,7 @@ from selfsight.evaluation.stream import (
     labelled_batches,
     whole_batch,
 )
+from selfsight.parts.head_layers import backbone_of
 from selfsight.precision import bf16_training
 from selfsight.recipes.recipe import Group, OptimiserSpec, decay_all
 from selfsight.schedules import constant, cosine, warmup_cosine
@@ -96,7 +97,7 @@ def optimiser_spec(tuning: Tuning, encoder: Encoder) -> OptimiserSpec:
         return OptimiserSpec(build=build, lr=cosine(peak, 0.0), weight_decay=constant(0.0), groups=decay_all)
     groups: Callable[[str, nn.Parameter], Group] = skip_vectors_and_tokens
     if tuning.layer_decay < 1:
-        groups = layer_decay(cast(nn.Module, encoder), tuning.layer_decay)
+        groups = layer_decay(cast(nn.Module, backbone_of(encoder)), tuning.layer_decay)
     return OptimiserSpec(
         build=partial(AdamW, betas=(0.9, 0.999)),
         lr=warmup_cosine(peak, warmup_epochs=5, end=min(1e-6, peak)),
@@ -129,7 +130,7 @@ def finetune(
     The encoder that was handed over stays as it was.
     """
     place = place or Place()
-    tokens = isinstance(encoder, TokenEncoder)
+    tokens = isinstance(backbone_of(encoder), TokenEncoder)
     tuning = Tuning(
         fraction=fraction,
         labelled=len(train),

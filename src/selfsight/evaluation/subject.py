@@ -14,6 +14,7 @@ from selfsight.data.splits import Chosen
 from selfsight.encoders.protocol import Encoder
 from selfsight.engine.run import OpenRun, open_run
 from selfsight.errors import UserError
+from selfsight.parts.head_layers import WithHead, first_layers
 from selfsight.recipes import catalogue
 from selfsight.views.pipelines import one_view, plain_view
 from selfsight.views.protocol import Views
@@ -28,11 +29,13 @@ class Subject:
     plain: Views[Images]
     run: OpenRun | None = None
     which: Literal["last", "best"] = "last"
+    head_layers: int = 0
+    """So many layers of the run's head belong to the encoder."""
 
     @property
     def masked(self) -> bool:
         """Whether the run's method predicts what is masked: then MAE's linear probe is its paper's."""
-        return self.run is not None and catalogue.card(self.run.method).family == "masked"
+        return self.run is not None and catalogue.entry(self.run.method).family == "masked"
 
     def facts(self) -> dict[str, Any]:
         """What a saved result says of the encoder."""
@@ -40,7 +43,7 @@ class Subject:
         if self.run is not None:
             epochs = self.run.settings["resolved"].get("epochs")
             about = {"method": self.run.method, **about, "epochs": epochs, "weights": self.which}
-        return about
+        return about | ({"head_layers": self.head_layers} if self.head_layers else {})
 
 
 def open_subject(
@@ -48,16 +51,33 @@ def open_subject(
     *,
     plain: Views[Images] | None = None,
     which: Literal["last", "best"] = "last",
+    head_layers: int = 0,
 ) -> Subject:
-    """A run's trained encoder, or one that is at hand, with its evaluation view (``plain`` overrides it)."""
+    """A run's trained encoder, or one that is at hand, with its evaluation view (``plain`` overrides it).
+
+    ``head_layers`` of the run's head are taken into the encoder (SimCLR v2 fine-tunes from the first).
+    """
     if isinstance(run, nn.Module):
+        if head_layers:
+            raise UserError(f"--head-layers is {head_layers}, but an encoder alone has no head; give its run")
         size = getattr(run, "image_size", None)
         if plain is None and size is None:
             raise UserError(f"{type(run).__name__} does not say its image_size; give the evaluation view as plain=")
         return Subject(encoder=cast(Encoder, run), plain=plain or plain_view(cast(int, size), IMAGENET))
     opened = run if isinstance(run, OpenRun) else open_run(cast(Path, run))
     plain = plain or opened.assembly.recipe.views.plain
-    return Subject(encoder=opened.encoder(which), plain=plain, run=opened, which=which)
+    encoder = _with_head(opened, which, head_layers) if head_layers else opened.encoder(which)
+    return Subject(encoder=encoder, plain=plain, run=opened, which=which, head_layers=head_layers)
+
+
+def _with_head(run: OpenRun, which: Literal["last", "best"], layers: int) -> Encoder:
+    method: Any = run.recipe(which).method
+    if not hasattr(method, "projector"):
+        raise UserError(f"{run.path} is a run of {run.method}, which has no head; leave out --head-layers")
+    try:
+        return WithHead(method.encoder, first_layers(method.projector, layers)).eval()  # pyright: ignore[reportReturnType]
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def channels_of(encoder: Encoder) -> int:
@@ -110,29 +130,31 @@ def open_pair(
     return open_splits(data, image_size=size, limit=limit, labels=labels, seed=seed, channels=channels)
 
 
-def labelled(pair: tuple[Source, Source], protocol: str) -> LabelledData:
-    """The images whose label is known; a ``UserError`` that says what to do where there are none."""
+def labelled(pair: tuple[Source, Source], protocol: str, instead: str = "use --protocol quality") -> LabelledData:
+    """The images whose label is known; a ``UserError`` that says what to do (or ``instead``) where there are none."""
+    otherwise = f", or {instead}" if instead else ""
     if len(pair[0]) and not len(pair[1]):
         raise UserError(
             f"{pair[0].name} has no class of five images or more, so none was held back for a test, which {protocol} "
-            "needs; give --data with a test split, or use --protocol quality"
+            f"needs; give --data with a test split{otherwise}"
         )
-    train, test = (_known(source, protocol) for source in pair)
+    train, test = (_known(source, protocol, otherwise) for source in pair)
     classes = max(len(train.classes), *(int(np.max(cast(np.ndarray, s.labels))) + 1 for s in (train, test)))
     if classes < 2:
         raise UserError(
-            f"{train.name} has one class only, so {protocol} has nothing to tell apart; use --protocol quality"
+            f"{train.name} has one class only, so {protocol} has nothing to tell apart"
+            + (f"; {instead}" if instead else "")
         )
     return LabelledData(train=train, test=test, classes=classes)
 
 
-def _known(source: Source, protocol: str) -> Source:
+def _known(source: Source, protocol: str, otherwise: str) -> Source:
     labels = source.labels
     known = np.flatnonzero(labels >= 0) if labels is not None else np.empty(0, dtype=np.int64)
     if not len(known):
         raise UserError(
             f"{source.name} has no labels, which {protocol} needs; give --labels FILE.csv (path,label), "
-            "or sort the images into one folder a class, or use --protocol quality"
+            f"or sort the images into one folder a class{otherwise}"
         )
     return source if len(known) == len(source) else chosen(source, known)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,12 +58,17 @@ def assemble(
     samples: int,
     native: tuple[int, int, int] | None,
     start: Mapping[str, Tensor] | None = None,
+    labels: np.ndarray | None = None,
+    classes: int = 0,
+    training: bool = True,
 ) -> Assembly:
     """Builds encoder and recipe. Equal flags give equal weights: the seed is set here.
 
     ``start`` is an encoder's state to begin with; it is there before the recipe is, whose momentum targets are copies.
+    ``labels`` and the number of ``classes`` are for stages that learn from them; ``training`` is False where a run is
+    opened again.
     """
-    card = catalogue.card(method)
+    card = catalogue.entry(hyper.get("pretext", {}).get("method", method))  # a stage has its pretraining's encoder
     function = catalogue.recipe_function(method)
     own = catalogue.hyper_parameters(method)
     for name in hyper:
@@ -90,13 +96,18 @@ def assemble(
             samples=samples,
             epochs=flags.epochs,
             batch_size=flags.batch_size,
+            labels=labels,
+            classes=classes,
+            training=training,
         )
         recipe = function(setting, **hyper)
     except ValueError as error:
         raise UserError(str(error)) from error
+    given, samples = samples, samples if recipe.images is None else len(recipe.images)
     if recipe.batch_size > samples and flags.batch_size is None:
         fits = max(_power_of_two(samples // UPDATES), 2)
-        smaller = assemble(method, replace(flags, batch_size=fits), hyper, samples=samples, native=native, start=start)
+        also: dict[str, Any] = {"start": start, "labels": labels, "classes": classes, "training": training}
+        smaller = assemble(method, replace(flags, batch_size=fits), hyper, samples=given, native=native, **also)
         note = f"the paper's batch of {recipe.batch_size} is larger than the data, {samples} images: taking {fits}"
         return replace(smaller, notes=(note,))
     if flags.optimiser == "adamw":

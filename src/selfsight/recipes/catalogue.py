@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfsight.errors import unknown
+from selfsight.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from selfsight.recipes.recipe import Recipe
@@ -43,30 +43,51 @@ class Card:
     sizes: tuple[int, ...] = ()
     """The only image sizes that its encoder takes, ascending; none where it takes any."""
     needs: str = ""
+    takes: str = ""
+    """Of a stage: the flag that its command takes as its one argument."""
+    fixed: tuple[str, ...] = ()
+    """Of a stage: the flags that follow from that argument, which its command does not have."""
 
 
 @cache
 def cards() -> dict[str, Card]:
-    """All recipes by name, oldest paper first."""
+    """All self-supervised recipes by name, oldest paper first."""
+    return _read("CARDS")
+
+
+@cache
+def stages() -> dict[str, Card]:
+    """The recipes that follow a pretraining and have a command of their own."""
+    return _read("STAGES")
+
+
+def _read(literal: str) -> dict[str, Card]:
     found: list[Card] = []
     for path in sorted(Path(__file__).parent.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["CARDS"]:
+            if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [literal]:
                 facts = ast.literal_eval(node.value)
                 found += [Card(name=name, module=path.stem, **fact) for name, fact in facts.items()]
     return {card.name: card for card in sorted(found, key=lambda card: (card.year, card.name))}
 
 
 def card(name: str) -> Card:
-    """The card of one recipe; a ``UserError`` with the nearest name where there is none."""
+    """The card of one self-supervised recipe; a ``UserError`` with the nearest name where there is none."""
+    if name in stages():
+        raise UserError(f"{name} is no method but a command of its own; see selfsight {name} --help")
     if name not in cards():
         raise unknown("method", name, cards())
     return cards()[name]
 
 
+def entry(name: str) -> Card:
+    """The card of a recipe or of a stage."""
+    return stages()[name] if name in stages() else card(name)
+
+
 def recipe_function(name: str) -> "Callable[..., Recipe[Any]]":
     """The function that wires the recipe: ``Setting`` in, ``Recipe`` out."""
-    return getattr(importlib.import_module(f"selfsight.recipes.{card(name).module}"), name)
+    return getattr(importlib.import_module(f"selfsight.recipes.{entry(name).module}"), name)
 
 
 def hyper_parameters(name: str) -> dict[str, inspect.Parameter]:

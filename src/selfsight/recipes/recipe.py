@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
@@ -27,6 +28,11 @@ class Setting:
     samples: int
     epochs: int | None = None
     batch_size: int | None = None
+    labels: np.ndarray | None = None
+    """Each image's class, -1 where unknown: for what learns from labels. Self-supervised recipes never look."""
+    classes: int = 0
+    training: bool = True
+    """False where a run is only opened again: there are no labels then."""
 
     @property
     def small(self) -> bool:
@@ -93,3 +99,5 @@ class Recipe(Generic[B]):
     epochs: int
     batch_size: int
     order: Order = SHUFFLED
+    images: np.ndarray | None = None
+    """The places of the images to train on, where these are not all: fine-tuning takes labelled ones."""

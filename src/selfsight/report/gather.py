@@ -11,7 +11,7 @@ import torch
 from selfsight.data.protocol import Source
 from selfsight.engine.run import open_run, read_settings
 from selfsight.method import Method
-from selfsight.recipes.catalogue import cards
+from selfsight.recipes.catalogue import cards, stages
 from selfsight.report.atlas import atlas
 from selfsight.report.content import Column, Picture, ReportContent, Table
 from selfsight.report.grid import read_originals, render_batch, sample_positions, tiles_sheet, undo, views_grid
@@ -26,7 +26,7 @@ def gather_content(run: Path) -> ReportContent:
     holds no run is an error.
     """
     settings = read_settings(run)
-    card = cards().get(settings.get("method", ""))
+    card = {**cards(), **stages()}.get(settings.get("method", ""))
     evaluations, broken = _evaluations(run / "evaluation")
     missing = {"evaluation": broken} if broken else {}
     drawn = _draw(run, missing)

@@ -120,7 +120,13 @@ class ScoreRow:
     per_class: float | None = None
 
 
-_NAMES = {"trained": "trained", "random": "random encoder", "pixels": "raw pixels", "scratch": "from scratch"}
+_NAMES = {
+    "trained": "trained",
+    "random": "random encoder",
+    "pixels": "raw pixels",
+    "scratch": "from scratch",
+    "teacher": "its teacher",
+}
 
 
 def score_rows(result: Mapping[str, Any]) -> list[ScoreRow]:

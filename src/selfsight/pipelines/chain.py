@@ -1,0 +1,130 @@
+"""Several runs in a row, each in a folder of its own: what is done stays done, and what was stopped goes on.
+
+OUT/pipeline.yaml       the pipeline's settings: a second call needs no more than --out
+OUT/1-pretrain/         a run, as any other
+OUT/2-finetune/         ...
+OUT/summary.json        the score of each stage beside its baselines
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfsight.engine.checkpoint import write_atomically
+from selfsight.engine.launch import is_launched
+from selfsight.engine.loop import Ending
+from selfsight.engine.start import Say
+from selfsight.errors import UserError
+from selfsight.evaluation.evaluate import NAMES
+from selfsight.evaluation.table import percent, show_table
+
+FORMAT = 1
+SETTINGS, SUMMARY = "pipeline.yaml", "summary.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One run of a pipeline.
+
+    ``run`` is called with the run's folder and the flags that say how to begin (``resume``, ``overwrite``,
+    ``max_time``) and says how it ended; ``measure`` scores a finished folder and saves ``protocol``'s JSON in it.
+    """
+
+    name: str
+    what: str
+    protocol: str
+    run: Callable[[Path, dict[str, Any]], Ending]
+    measure: Callable[[Path], object]
+
+
+def settle(
+    folder: Path, name: str, asked: Mapping[str, Any], given: Collection[str], *, overwrite: bool
+) -> dict[str, Any]:
+    """The settings to go on with: those that the pipeline was begun with, else the call's, which are then written.
+
+    A setting that the call gives with another value is refused, as by a run's ``--resume``.
+    """
+    if is_launched():
+        raise UserError("a pipeline starts its own processes; call it once, with --devices")
+    path = folder / SETTINGS
+    if path.exists() and not overwrite:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or found.get("pipeline") != name or found.get("format", FORMAT + 1) > FORMAT:
+            raise UserError(f"{path} is not what this version's {name} has written; choose another --out")
+        before = found["settings"]
+        other = [
+            f"--{k.replace('_', '-')} {before.get(k)} -> {asked[k]}" for k in sorted(given) if asked[k] != before.get(k)
+        ]
+        if other:
+            raise UserError(
+                f"{folder} was begun with other settings ({', '.join(other)}); go on without them, or start anew with "
+                "--overwrite or another --out"
+            )
+        return before
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not path.exists())):
+        raise UserError(f"{folder} exists, is not empty and holds no pipeline; choose another --out")
+    return dict(asked)
+
+
+def begin(folder: Path, name: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Makes the folder and writes what it was begun with; ``overwrite`` deletes the stages of another pipeline."""
+    if overwrite and (folder / SETTINGS).exists():
+        for part in [*folder.glob("[0-9]-*"), folder / SUMMARY]:
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump({"format": FORMAT, "pipeline": name, "settings": dict(settings)}, sort_keys=False)
+    write_atomically(folder / SETTINGS, text.encode())
+
+
+def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, say: Say) -> Ending:
+    """Runs the stages that are not done, measures those that are not measured, and writes the summary."""
+    until = None if seconds is None else time.monotonic() + seconds
+    for stage in stages:
+        place = folder / stage.name
+        if not (place / "encoder.safetensors").exists():
+            say(f"{stage.name}: {stage.what}")
+            how: dict[str, Any] = {}
+            if (place / "checkpoints" / "last.pt").exists():
+                how["resume"] = True
+            elif (place / "run.yaml").exists():
+                how["overwrite"] = True  # stopped before its first checkpoint
+            if until is not None:
+                how["max_time"] = f"{max(until - time.monotonic(), 0.01):.2f}s"
+            ended = stage.run(place, how)
+            if ended != "done":
+                say(f"stopped in {stage.name}; the same command goes on from there")
+                return ended
+        if not (place / "evaluation" / f"{stage.protocol}.json").exists():
+            stage.measure(place)
+        write_summary(folder, stages)
+    return "done"
+
+
+def write_summary(folder: Path, stages: Sequence[Stage]) -> dict[str, Any]:
+    """``summary.json``: for each measured stage its score and its baselines', as its own JSON has them."""
+    rows: dict[str, Any] = {}
+    for stage in stages:
+        path = folder / stage.name / "evaluation" / f"{stage.protocol}.json"
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            kept = ("protocol", "encoder", "settings", "scores", "baselines", "data")
+            rows[stage.name] = {"what": stage.what, **{key: found[key] for key in kept}}
+    summary = {"format": FORMAT, "stages": rows}
+    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    return summary
+
+
+def show_summary(folder: Path, title: str) -> None:
+    """The summary as a table: a row for each stage, with what it stands beside."""
+    stages = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["stages"]
+    rows: list[list[str]] = []
+    for name, row in stages.items():
+        beside = ", ".join(f"{NAMES[who]} {percent(other['top1'])}" for who, other in row["baselines"].items())
+        rows.append([name, row["what"], row["encoder"], percent(row["scores"]["top1"]), beside])
+    show_table(title, ["stage", "what", "encoder", "top-1", "beside"], rows)

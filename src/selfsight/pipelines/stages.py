@@ -1,0 +1,157 @@
+"""The stages that follow a pretraining, each a run of its own: fine-tuning on few labels, distillation without any."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from selfsight.engine.launch import PREPARED
+from selfsight.engine.loop import Ending
+from selfsight.engine.run import OpenRun, open_run
+from selfsight.engine.start import Say
+from selfsight.errors import UserError, unknown
+from selfsight.evaluation.classifier import evaluate_classifier, open_labels, tuned_run
+from selfsight.flags import OBJECT, Flags, flags_from
+from selfsight.pretraining import run_from_flags
+from selfsight.recipes import catalogue
+
+
+def finetune(run: Path | str, *, say: Say | None = None, **options: Any) -> OpenRun:
+    """Fine-tunes a pretrained run on a fraction of the labels, and measures the classifier that comes of it.
+
+    Args:
+        run: the pretrained run's folder.
+        say: where messages and the table go, ``print`` for instance; silent by default.
+        options: ``fraction`` of the labels, ``head_layers`` that stay, ``label_seed``; ``data`` and ``labels`` (the
+            run's own by default); ``epochs``, ``batch_size``, ``lr``, ``out``, ``resume`` and other flags of a run.
+
+    Raises:
+        UserError: a mistake of the call, in one line.
+
+    Example::
+
+        run = selfsight.pretrain("simclr_v2", data="images/")
+        tuned = selfsight.finetune(run.path, labels="few.csv")
+        classifier = selfsight.load_classifier(tuned.path)
+    """
+    return _called("finetune", run, say, options)
+
+
+def distill(teacher: Path | str, *, say: Say | None = None, **options: Any) -> OpenRun:
+    """Trains a student on a fine-tuned run's answers for images without labels, and measures it.
+
+    Args:
+        teacher: the folder of a fine-tuned run, or of a student.
+        say: where messages and the table go; silent by default.
+        options: ``backbone`` of the student (the teacher's by default), ``temperature``, ``label_weight``; ``data``
+            (the teacher's own by default), ``init_from`` a run whose weights to begin with, and other flags of a run.
+    """
+    return _called("distill", teacher, say, options)
+
+
+def _called(name: str, argument: Path | str, say: Say | None, options: Mapping[str, Any]) -> OpenRun:
+    folder, ended = run_stage(name, argument, options, say=say or (lambda text: None), quiet=say is None)
+    if ended == "done":
+        measure_stage(folder, options, quiet=say is None)
+    return open_run(folder)
+
+
+def run_stage(
+    name: str, argument: Path | str, options: Mapping[str, Any], *, say: Say = print, quiet: bool = False
+) -> tuple[Path, Ending]:
+    """Carries out one stage; returns its folder and how it ended. ``options`` are the flags that the call gives."""
+    card = catalogue.entry(name)
+    common = {f.name for f in fields(Flags)} - {card.takes, *card.fixed}
+    own = catalogue.hyper_parameters(name).keys() - {card.takes, *card.fixed}
+    for option in options:
+        if option not in common | own:
+            raise unknown(f"flag of {name}", option, common | own)
+    begun = open_run(argument)
+    flags, hyper = _FOLLOWS[name](begun, options)
+    hyper |= {k: v for k, v in options.items() if k in own}
+    flags = flags_from(flags | {k: v for k, v in options.items() if k in common})
+    flags = replace(flags, out=flags.out or Path(f"{begun.path}-{name}"))
+    flags.check()
+    tuned = None if name == "finetune" else tuned_run(begun)
+    tested = flags if tuned is None else tuned.flags
+    if tuned is not None and hyper.get("label_weight"):
+        _same_images(flags, tuned)
+    if not str(tested.data).startswith(OBJECT):  # what it is measured on at the end: refused now where it is not there
+        open_labels(tested.data, tested, begun.image_size)
+    return run_from_flags(name, flags, hyper, given=options.keys(), say=say, quiet=quiet)
+
+
+def measure_stage(folder: Path, options: Mapping[str, Any], *, quiet: bool = False) -> dict[str, dict[str, Any]]:
+    """Scores the stage's classifier beside its baselines; the children of ``--devices`` leave that to their parent."""
+    if PREPARED in os.environ:
+        return {}
+    run = open_run(folder)
+    own = options.get("data")
+    data = None if isinstance(own, str | Path) else own
+    where = {"device": options.get("device", "auto"), "workers": options.get("workers")}
+    return evaluate_classifier(run, data=data, quiet=quiet, **where)
+
+
+def _after_pretraining(begun: OpenRun, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What follows from the pretrained run: its encoder, its images unless others are given, its head and view."""
+    if begun.method in catalogue.stages():
+        raise UserError(f"{begun.path} is fine-tuned already; give the pretrained run that it began with")
+    resolved, before = begun.settings["resolved"], begun.flags
+    flags = {
+        **_images(begun, options),
+        "init_from": begun.path,
+        "image_size": begun.image_size,
+        "channels": before.channels,
+        "backbone": before.backbone,
+        "patch_size": before.patch_size,
+    }
+    pretext = {
+        "method": begun.method,
+        "hyper": dict(begun.settings.get("hyper", {})),
+        "epochs": resolved["epochs"],
+        "batch_size": resolved["batch_size"],
+    }
+    return flags, {"pretext": pretext}
+
+
+def _after_finetuning(begun: OpenRun, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What follows from the teacher: its images unless others are given, its view, its backbone unless another is."""
+    tuned = tuned_run(begun)
+    same = options.get("backbone") is None
+    flags = {
+        **_images(tuned, options),
+        "image_size": begun.image_size,
+        "channels": begun.flags.channels,
+        "backbone": begun.flags.backbone,
+        "patch_size": begun.flags.patch_size if same else None,
+    }
+    before = tuned.settings["hyper"]
+    hyper = {
+        "teacher": str(begun.path.resolve()),
+        "classes": list(begun.classes),
+        "fraction": before.get("fraction", 1.0),
+        "label_seed": before.get("label_seed", 0),
+        "pretext": before["pretext"],
+    }
+    return flags, hyper
+
+
+def _same_images(flags: Flags, tuned: OpenRun) -> None:
+    now, before = flags.plain(), tuned.settings["flags"]
+    if any(now[name] != before.get(name) for name in ("data", "labels", "limit")):
+        raise UserError(
+            "--label-weight learns the teacher's labels beside its answers, which belong to its own images; "
+            "leave out --data, --labels and --limit, or --label-weight"
+        )
+
+
+_Follow = Callable[[OpenRun, Mapping[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+_FOLLOWS: dict[str, _Follow] = {"finetune": _after_pretraining, "distill": _after_finetuning}
+
+
+def _images(begun: OpenRun, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The images of ``begun``, where the call gives no others."""
+    if options.get("data") is not None:
+        return {}
+    return {"data": begun.data(), "labels": begun.flags.labels, "limit": begun.flags.limit}
