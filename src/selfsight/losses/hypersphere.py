@@ -4,6 +4,9 @@ Views of one image should lie near each other, and all images evenly on the sphe
 2005.10242). Rows are normalised here.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch types vector_norm loosely
+
 import math
 
 import torch

@@ -9,6 +9,9 @@ of the two bins' diagonals,
 Maps come as rows of pixels, ``b n d``, in row-major order.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch types norm loosely
+
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch

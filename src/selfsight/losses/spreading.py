@@ -1,5 +1,8 @@
 """InvaSpread's loss: views of one image are invariant, images are spread out, each term with a logarithm of its own."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch types checkpoint and split loosely
+
 import math
 
 import torch

@@ -1,5 +1,8 @@
 """Memories: what a method keeps of the batches before."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch types split loosely
+
 from collections.abc import Iterator
 from typing import Any
 

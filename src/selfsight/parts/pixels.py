@@ -1,5 +1,8 @@
 """What pixel-level methods are built of: a perceptron for each pixel of a feature map, and pixel propagation."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch types matrix products loosely
+
 from itertools import pairwise
 
 import torch

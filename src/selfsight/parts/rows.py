@@ -1,5 +1,8 @@
 """A large matrix of which each step reads some rows: the weights of a classifier with a class for each image."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# torch types sparse_coo_tensor loosely
+
 from collections.abc import Callable
 from typing import Any
 

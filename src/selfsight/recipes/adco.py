@@ -30,7 +30,7 @@ from selfsight.encoders.protocol import TokenEncoder
 from selfsight.methods.adco import AdCo
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
-from selfsight.recipes.moco import _group
+from selfsight.recipes.moco import norm_group
 from selfsight.recipes.quick import on_the_world
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive
 from selfsight.schedules import constant, cosine
@@ -111,7 +111,7 @@ def adco(
         momentum=constant((0.99 if at.small else 0.999) if momentum is None else momentum),
         symmetric=symmetric,
     )
-    set_scope_(method, _group(batch))
+    set_scope_(method, norm_group(batch))
     peak = base * batch / 256
     sgd = partial(SGD, momentum=0.9)
     main = OptimiserSpec(

@@ -33,10 +33,10 @@ class Card:
     arxiv: str = ""
     encoder: str = "resnet50"
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What ``build_encoder`` is told besides where the encoder is the recipe's own choice; so for small images."""
+    """What ``build_encoder`` is told besides of ``encoder``, as ``small_options`` of ``small_encoder``.
+
+    Neither goes to a backbone that was asked for."""
     small_encoder: str = "resnet18"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Of ``encoder``, as ``small_options`` of ``small_encoder``; neither goes to a backbone that was asked for."""
     small_options: Mapping[str, Any] = field(default_factory=dict)
     norm: str = ""
     """What stands for batch norm in the encoder, whichever it is, unless its options say otherwise."""

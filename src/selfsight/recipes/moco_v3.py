@@ -177,8 +177,12 @@ def start_(encoder: TokenEncoder, image_size: int, *, frozen_patches: bool = Tru
     model: Any = getattr(encoder, "model", encoder)
     grid = image_size // encoder.patch
     positions, patches = getattr(model, "pos_embed", None), getattr(getattr(model, "patch_embed", None), "proj", None)
-    known = isinstance(positions, nn.Parameter) and positions.ndim == 3 and positions.shape[1] >= grid * grid
-    if not known or not isinstance(patches, nn.Conv2d):
+    if (
+        not isinstance(positions, nn.Parameter)
+        or positions.ndim != 3
+        or positions.shape[1] < grid * grid
+        or not isinstance(patches, nn.Conv2d)
+    ):
         name = getattr(encoder, "name", type(encoder).__name__)
         raise ValueError(f"moco_v3 needs a transformer with a position and a projection for each patch, not {name}")
     width = positions.shape[2]
