@@ -57,5 +57,7 @@ class _Read(torch.autograd.Function):
     ) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
         # rows are ascending and distinct: nothing to check, and nothing to wait for
-        grad = torch.sparse_coo_tensor(rows[None], grads[0], ctx.shape, is_coalesced=True, check_invariants=False)
+        grad = torch.sparse_coo_tensor(  # pyright: ignore[reportUnknownMemberType]
+            rows[None], grads[0], ctx.shape, is_coalesced=True, check_invariants=False
+        )
         return grad, None
