@@ -1,9 +1,7 @@
 """InvaSpread's loss: views of one image are invariant, images are spread out, each term with a logarithm of its own."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# torch types checkpoint and split loosely
-
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -64,11 +62,12 @@ def invariance_and_spreading(
     own = torch.arange(offset, offset + b, device=z1.device)
     own, other = torch.cat([own, own + n]), torch.cat([own + n, own])
     side = max(_ENTRIES // (2 * n), 1)
-    blocks = zip((anchors / temperature).split(side), own.split(side), other.split(side), strict=True)
-    parts = [
-        checkpoint(_rows, a, keys, mine, its_view, weight, use_reentrant=False, preserve_rng_state=False)
-        for a, mine, its_view in blocks
-    ]
+    parts: list[Tensor] = []
+    for start in range(0, 2 * b, side):
+        rows = slice(start, start + side)
+        block = anchors[rows] / temperature, keys, own[rows], other[rows], weight
+        again = checkpoint(_rows, *block, use_reentrant=False, preserve_rng_state=False)
+        parts.append(cast(Tensor, again))
     return torch.cat(parts).mean()
 
 

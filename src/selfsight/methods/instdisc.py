@@ -90,8 +90,7 @@ class InstDisc(Method[Images]):
             loss = loss + self.proximal * (f - own).square().sum(dim=1).mean()
 
         log = {} if self.partition is None else {"log_z": self.partition.log_z.detach()}
-        projection = torch.cat([f.detach(), own])
-        yield Objective(loss, log=log, watch={"feature": h.detach(), "projection": projection})
+        yield Objective(loss, log=log, watch={"feature": h.detach(), "projection": torch.cat([f.detach(), own])})
 
         self.bank.update_(gather(batch.index), gather(f.detach()), momentum=self.momentum)
 

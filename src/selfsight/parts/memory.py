@@ -1,8 +1,5 @@
 """Memories: what a method keeps of the batches before."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# torch types split loosely
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,7 +122,8 @@ def _few(vectors: Tensor, x: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Ten
     """``x`` and ``rows`` in pieces."""
     room = _ROOM.get(vectors.device.type, _ROOM["cpu"])
     step = max(room // (rows.shape[1] * vectors.shape[1]), 1)
-    return zip(x.split(step), rows.split(step), strict=True)
+    for start in range(0, len(rows), step):
+        yield x[start : start + step], rows[start : start + step]
 
 
 def latest(new: Int[Tensor, " n"], before: Int[Tensor, " k"]) -> Int[Tensor, " k"]:

@@ -1,8 +1,5 @@
 """A large matrix of which each step reads some rows: the weights of a classifier with a class for each image."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# torch types sparse_coo_tensor loosely
-
 from collections.abc import Callable
 from typing import Any
 
@@ -60,5 +57,7 @@ class _Read(torch.autograd.Function):
     ) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
         # rows are ascending and distinct: nothing to check, and nothing to wait for
-        grad = torch.sparse_coo_tensor(rows[None], grads[0], ctx.shape, is_coalesced=True, check_invariants=False)
+        grad = torch.sparse_coo_tensor(  # pyright: ignore[reportUnknownMemberType]
+            rows[None], grads[0], ctx.shape, is_coalesced=True, check_invariants=False
+        )
         return grad, None
