@@ -1,13 +1,12 @@
 """InvaSpread's loss: views of one image are invariant, images are spread out, each term with a logarithm of its own."""
 
 import math
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # torch's own
 
 from selfsight.losses.precision import full, no_autocast
 
@@ -66,8 +65,7 @@ def invariance_and_spreading(
     for start in range(0, 2 * b, side):
         rows = slice(start, start + side)
         block = anchors[rows] / temperature, keys, own[rows], other[rows], weight
-        again = checkpoint(_rows, *block, use_reentrant=False, preserve_rng_state=False)
-        parts.append(cast(Tensor, again))
+        parts.append(checkpoint(_rows, *block, use_reentrant=False, preserve_rng_state=False))
     return torch.cat(parts).mean()
 
 
