@@ -46,6 +46,21 @@ for name in ("f.npy", "f.parquet"):
     assert (got.rows, got.shape, got.skipped) == (39, (32,), 2)
 """
 
+AGAIN = """
+import os, sys, time
+from pathlib import Path
+import torch
+from selfsight import distributed
+from selfsight.evaluation.processes import processes
+
+met = []
+for _ in range(3):
+    with processes("cpu"):
+        met.append(int(distributed.total(torch.tensor(distributed.rank() + 1))))
+        time.sleep(1.0 - distributed.rank())  # the other process is at the next group while this one is in the last
+Path(sys.argv[2], os.environ["RANK"]).write_text(str(met))
+"""
+
 
 def run(processes: int, script: Path, out: Path) -> None:
     out.mkdir()
@@ -58,9 +73,22 @@ def run(processes: int, script: Path, out: Path) -> None:
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         children.append(subprocess.Popen(command, env={**os.environ, **place}, stderr=subprocess.PIPE, text=True))
-    for child in children:
-        _, said = child.communicate(timeout=240)
-        assert child.returncode == 0, said
+    try:
+        for child in children:
+            _, said = child.communicate(timeout=240)
+            assert child.returncode == 0, said
+    finally:
+        for child in children:  # one that hangs must not take the processor from the tests after this
+            child.kill()
+            child.communicate()
+
+
+@pytest.mark.slow
+def test_a_quick_process_waits_in_the_next_group_and_not_in_the_last(tmp_path: Path) -> None:
+    script = tmp_path / "again.py"
+    script.write_text(AGAIN)
+    run(2, script, tmp_path / "out")
+    assert [path.read_text() for path in sorted((tmp_path / "out").iterdir())] == ["[3, 3, 3]"] * 2
 
 
 @pytest.mark.slow

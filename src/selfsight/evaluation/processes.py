@@ -3,12 +3,27 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from itertools import count
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from selfsight import distributed
 from selfsight.engine.machine import pick_device
+
+_numbers = count()
+
+
+@cache
+def _meeting_point() -> tuple[dist.Store, int, int]:  # pyright: ignore[reportPrivateImportUsage]
+    """The store where the processes find each other, with rank and world size: one for the life of the process.
+
+    A second store at the launcher's port would meet the first: a quick process joins the group of a slow one that has
+    not yet left it, and both wait for ever.
+    """
+    return next(rendezvous("env://"))
 
 
 @contextmanager
@@ -24,7 +39,9 @@ def processes(device: str) -> Iterator[torch.device]:
     if kind == "cuda":
         torch.cuda.set_device(place)
     if mine:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        store, rank, size = _meeting_point()
+        own = dist.PrefixStore(f"selfsight/{next(_numbers)}", store)  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=own, rank=rank, world_size=size)
     try:
         yield place
     finally:
