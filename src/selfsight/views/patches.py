@@ -101,8 +101,7 @@ class PatchGrid(Pipeline[Patches]):
     @property
     def plain(self) -> PlainView:
         """The evaluation view: as large as the crop, normalised as the patches are, grey where all crops are."""
-        plain = replace(super().plain, grey=self.views[0].grey >= 1)
-        return replace(plain, normalise=self.each.normalise)
+        return replace(super().plain, grey=self.views[0].grey >= 1, normalise=self.each.normalise)
 
 
 def patch_grid(crop: View, each: View, *, stride: int, drop: float = 0.0, primitives: int = 0) -> PatchGrid:
