@@ -3,8 +3,8 @@ r"""The recipe of InstDisc (Wu et al., 2018, arXiv 1805.01978). The method: ``se
 Every image is a class, and a bank of embeddings stands in for the classifier:
 :math:`P(j|f) = e^{v_j^\top f / \tau} / Z`.
 
-**Large images**: the official ImageNet command (46.8 % by nearest neighbours with ResNet-50): SGD, 0.03 x batch / 256, a
-tenth of it at 60 % and at 80 % of the training, decay 1e-4, batch 256, 200 epochs, 4096 negatives, τ 0.07, bank
+**Large images**: the official ImageNet command (46.8 % by nearest neighbours with ResNet-50): SGD, 0.03 x batch / 256,
+a tenth of it at 60 % and at 80 % of the training, decay 1e-4, batch 256, 200 epochs, 4096 negatives, τ 0.07, bank
 momentum 0.5. The repository's later model is ``--loss softmax --negatives 65536`` (58.5 % linear).
 
 **Small images** (up to 96 px): the official CIFAR-10 command: 0.03 x batch / 128 with the same steps, decay 5e-4, batch
