@@ -75,9 +75,7 @@ def local_infomax(
     return Infomax(loss / (b * places), square / (b * n * places))
 
 
-def _block(
-    source: Tensor, columns: Tensor, own: Tensor, places: int, clip: float
-) -> tuple[Tensor, Tensor]:
+def _block(source: Tensor, columns: Tensor, own: Tensor, places: int, clip: float) -> tuple[Tensor, Tensor]:
     """The summed loss of some images and their summed squared raw scores."""
     with no_autocast(source):
         raw = (source @ columns.to(source.dtype)).view(len(source), -1, places)
