@@ -80,6 +80,7 @@ def cpc(
     *,
     context: Literal["masked", "gru"] = "masked",
     width: int = 256,
+    depth: int = 5,
     steps: int = 5,
     skip: int | None = None,
     patch: int | None = None,
@@ -97,6 +98,8 @@ def cpc(
         Masked convolutions, or a gated recurrent unit that walks down the rows.
     width
         Of the masked convolutions' hidden layers, or of the recurrent unit's state.
+    depth
+        Blocks of masked convolutions: how many rows above a context sees besides its own.
     steps
         How many rows are predicted.
     skip
@@ -111,7 +114,7 @@ def cpc(
         Candidates are the patches of all processes, instead of each process's own.
     """
     first = 1 + ((1 if at.small else 0) if skip is None else skip)
-    positive(steps=steps, width=width, patch=patch, stride=stride)
+    positive(steps=steps, width=width, depth=depth, patch=patch, stride=stride)
     patch, stride = _grid(at.image_size, 7, 64 / 256, patch, stride)
     scale = _crop(at, 256 / 300)
     crop = View(size=at.image_size, scale=scale, ratio=(1, 1), padding=0 if scale else 4, grey=grey)
@@ -125,7 +128,7 @@ def cpc(
     views = patch_grid(crop, each, stride=stride)
     ahead = _ahead(range(first, first + steps), views)
     d = _width(at, patch)
-    seen = MaskedConvolutions(d, hidden=width) if context == "masked" else RowGRU(d, width)
+    seen = MaskedConvolutions(d, hidden=width, blocks=depth) if context == "masked" else RowGRU(d, width)
     predictors = [nn.Linear(d if context == "masked" else width, d, bias=False) for _ in ahead]
     method = CPC(at.encoder, {"down": Forecast(seen, predictors, nn.Identity())}, ahead=ahead, everywhere=everywhere)
     set_scope_(method, "all")
@@ -147,6 +150,7 @@ def cpc_v2(
     directions: Literal["four", "two", "one"] = "four",
     projection: int = 64,
     width: int = 256,
+    depth: int = 5,
     patch: int | None = None,
     stride: int | None = None,
     colour_drop: float = 0.25,
@@ -169,6 +173,8 @@ def cpc_v2(
         Width of targets and predictions.
     width
         Of the masked convolutions' hidden layers.
+    depth
+        Blocks of masked convolutions: how many rows above a context sees besides its own.
     patch
         Side of a patch in pixels. Default: 80 for 260, for small images a quarter of the image's.
     stride
@@ -181,7 +187,8 @@ def cpc_v2(
         Candidates are the patches of all processes, instead of each process's own.
     """
     size = at.image_size
-    positive(nearest=nearest, projection=projection, width=width, patch=patch, stride=stride)
+    positive(nearest=nearest, projection=projection, width=width, depth=depth)
+    positive(patch=patch, stride=stride)
     patch, stride = _grid(size, 7, 64 / 256, patch, stride) if at.small else _grid(size, 6, 80 / 260, patch, stride)
     scale = _crop(at, 260 / 300)
     crop = View(size=size, scale=scale, ratio=(1, 1), padding=0 if scale else 4, flip=0)
@@ -200,7 +207,9 @@ def cpc_v2(
     ways = DIRECTIONS[: {"four": 4, "two": 2, "one": 1}[directions]]
     forecasts: dict[Direction, Forecast] = {
         way: Forecast(
-            MaskedConvolutions(d, hidden=width), [nn.Linear(d, projection) for _ in ahead], nn.Linear(d, projection)
+            MaskedConvolutions(d, hidden=width, blocks=depth),
+            [nn.Linear(d, projection) for _ in ahead],
+            nn.Linear(d, projection),
         )
         for way in ways
     }
