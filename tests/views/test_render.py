@@ -55,7 +55,7 @@ def by_torchvision(image: Tensor, view: View, u: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("order", [("jitter", "grey", "blur", "solarise"), ("grey", "jitter", "solarise", "blur")])
-@pytest.mark.parametrize("large", [96**2, 1])
+@pytest.mark.parametrize("large", [128**2, 1])
 def test_a_whole_view_is_torchvisions(
     pictures: Tensor, order: tuple, large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from selfsight.views.view import HUE, Boxes, Colours, Normalise, View, boxes, co
 _PIECE = 400_000
 """Floats of a piece on the CPU, about 130 views of 32 px: larger ones leave the cache, smaller ones waste calls."""
 
-_LARGE = 96**2
+_LARGE = 128**2
 """Pixels of a view from which on the CPU its planes are dealt with one by one: fewer passes, more calls."""
 
 Take = Callable[[Int[Tensor, " n"]], Float[Tensor, "c n s s"]]
