@@ -140,6 +140,7 @@ def main() -> None:
     parser = flags(__doc__, "views")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96, 224])
     parser.add_argument("--batch", type=int, help="images of a batch, for all sizes")
+    parser.set_defaults(rounds=4)
     given = parser.parse_args()
     rows = []
     for size in given.sizes:
