@@ -52,9 +52,9 @@ def rate(work: Work, seconds: float) -> float:
     return items / (time.perf_counter() - began)
 
 
-def turns(measures: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, list[float]]:
-    """What each measures in each round, for contenders that take their own time; a round before them warms up."""
-    for measure in measures.values():
+def turns(measures: Mapping[str, Callable[[], float]], *, rounds: int, warm: bool = True) -> dict[str, list[float]]:
+    """What each measures in each round, for contenders that take their own time; ``warm``: a round before them."""
+    for measure in measures.values() if warm else ():
         measure()
     found: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):

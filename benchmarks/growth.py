@@ -113,15 +113,25 @@ PLOTS = (
 
 
 def plot(series: dict[str, list[dict[str, float]]], out: Path) -> None:
-    """One panel a series; both axes logarithmic, so that a straight line is a power law."""
+    """One panel a series; both axes logarithmic, so that a straight line is a power law, but for the processes."""
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     panels = [(name, x, y, title) for name, x, ys, title in PLOTS for y in ys]
     for axes, (name, x, (key, unit), title) in zip(figure.subplots(2, 3).flat, panels, strict=True):
         lines = series[name]
-        axes.plot([line[x] for line in lines], [line[key] for line in lines], marker="o")
-        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=unit, title=title)
+        places = [line[x] for line in lines]
+        axes.plot(places, [line[key] for line in lines], marker="o")
+        axes.set(xlabel=x, ylabel=unit, title=title)
+        if name == "processes":
+            axes.set_ylim(0, 1.1 * max(line[key] for line in lines))
+        else:
+            axes.set(xscale="log", yscale="log")
+            axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_formatter=NullFormatter())
+            axes.yaxis.set_major_formatter(EngFormatter())
+        axes.set_xticks(places, [f"{p:,}" if p < 10_000 else EngFormatter(sep="")(p) for p in places])
+        axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
     figure.savefig(out, dpi=110)
 
@@ -136,17 +146,22 @@ def main() -> None:
     parser = flags(__doc__, "growth")
     parser.add_argument("--once", choices=("sampler",), help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--plot", action="store_true", help="draw what is in results/growth.json; measure nothing")
     given = parser.parse_args()
     if given.once:
         print(json.dumps(sampler(given.size)))
+        return
+    picture, out = HERE.parent / "docs" / "images" / "growth.png", given.out or HERE / "results" / "growth.json"
+    if given.plot:
+        plot(json.loads(out.read_text(encoding="utf-8"))["series"], picture)
         return
     series: dict[str, list[dict[str, float]]] = {}
     for measure in (batch, data, views, processes):
         series[measure.__name__] = measure()
         for line in series[measure.__name__]:
             print(measure.__name__, {k: float(f"{v:.4g}") for k, v in line.items()}, flush=True)
-    plot(series, HERE.parent / "docs" / "images" / "growth.png")
-    write(given.out or HERE / "results" / "growth.json", {"series": series, **provenance()})
+    plot(series, picture)
+    write(out, {"series": series, **provenance()})
 
 
 if __name__ == "__main__":

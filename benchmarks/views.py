@@ -116,7 +116,7 @@ class Faces(torch.utils.data.Dataset[Any]):
 
 def with_lightly_workers(images: Tensor, size: int) -> Work:
     """An epoch of two workers that stay: nothing is made ahead of it or left over for another's turn."""
-    count = 40 * len(images) // (size // 32) ** 2
+    count = 20 * len(images) // (size // 32) ** 2
     loader = DataLoader(
         Faces(pictures(images), size, max(count, 128)), batch_size=32, num_workers=2, persistent_workers=True
     )
@@ -140,6 +140,7 @@ def main() -> None:
     parser = flags(__doc__, "views")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96, 224])
     parser.add_argument("--batch", type=int, help="images of a batch, for all sizes")
+    parser.set_defaults(rounds=4)
     given = parser.parse_args()
     rows = []
     for size in given.sizes:

@@ -14,8 +14,8 @@ from selfsight.errors import UserError
 from selfsight.evaluation.features import Features
 from selfsight.evaluation.score import Score, score
 
-QUERIES, KEYS = 256, 32_768  # rows of one block of similarities: 32 MB in float32
-GROUP = 32  # neighbouring columns of a block that are judged by their largest at first
+QUERIES, KEYS = 1024, 25_600  # rows and columns of one block of similarities, 100 MB in float32: fewer cost more
+GROUP = 16  # columns of a block that are judged by their largest at first
 
 
 def neighbours(
@@ -31,30 +31,41 @@ def neighbours(
     keys, queries = _unit(keys), _unit(queries)
     cosines = queries.new_empty(len(queries), k)
     found = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+    columns = -(-len(keys) // -(-len(keys) // KEYS))  # of blocks of one size
+    memory = queries.new_empty(min(QUERIES, len(queries)) * columns)  # for every block: fresh pages would cost more
     for start in range(0, len(queries), QUERIES):
         rows = queries[start : start + QUERIES]
-        best = rows.new_full((len(rows), 0), 0.0)
-        where = torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
-        for first in range(0, len(keys), KEYS):
-            top, position = _largest(rows @ keys[first : first + KEYS].T, k)
-            best, order = torch.cat([best, top], 1).sort(dim=1, descending=True, stable=True)
-            best, where = best[:, :k], torch.cat([where, position + first], 1).gather(1, order)[:, :k]
-        cosines[start : start + QUERIES], found[start : start + QUERIES] = best, where
+        tops: list[Tensor] = []
+        places: list[Tensor] = []
+        for first in range(0, len(keys), columns):
+            some = keys[first : first + columns]
+            block = memory[: len(rows) * len(some)].view(len(rows), len(some))
+            top, place = _largest(torch.mm(rows, some.T, out=block), k)
+            tops.append(top)
+            places.append(place + first)
+        best, order = torch.cat(tops, 1).sort(dim=1, descending=True, stable=True)
+        cosines[start : start + QUERIES] = best[:, :k]
+        found[start : start + QUERIES] = torch.cat(places, 1).gather(1, order[:, :k])
     return cosines, found
 
 
 def _largest(block: Float[Tensor, "m n"], k: int) -> tuple[Float[Tensor, "m t"], Int[Tensor, "m t"]]:
-    """The ``k`` largest of each row, or all there are, in descending order, and where they stand.
+    """The ``k`` largest of each row, or all there are, and where they stand.
 
     They all lie in the ``k`` groups whose maxima are largest, so that little more than those is sorted.
     """
     rows, columns = block.shape
-    if columns % GROUP or columns // GROUP <= k:
+    count = columns // GROUP
+    if count <= k:
         return block.topk(min(k, columns), dim=1)
-    groups = block.view(rows, -1, GROUP)
-    chosen = groups.amax(dim=2).topk(k, dim=1).indices
-    top, place = groups.gather(1, chosen[:, :, None].expand(-1, -1, GROUP)).flatten(1).topk(k, dim=1)
-    return top, chosen.gather(1, place // GROUP) * GROUP + place % GROUP
+    # column c is of group c % count: maxima over the first of two axes run along memory
+    groups = block[:, : count * GROUP].unflatten(1, (GROUP, count))
+    chosen = groups.amax(dim=1).topk(k, dim=1).indices
+    places = (chosen[:, None] + count * torch.arange(GROUP, device=block.device)[:, None]).flatten(1)
+    rest = torch.arange(count * GROUP, columns, device=block.device).expand(rows, -1)
+    places = torch.cat([places, rest], dim=1)
+    top, at = block.gather(1, places).topk(k, dim=1)
+    return top, places.gather(1, at)
 
 
 def knn_votes(

@@ -9,18 +9,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from selfsight.views.view import CONTRAST, HUE, SATURATION
+from selfsight.views.view import BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 _LUMA = (0.2989, 0.587, 0.114)
 
 
 def luma(x: Float[Tensor, "c n h w"]) -> Float[Tensor, "n h w"]:
     """Each pixel's grey: ITU-R 601 for three channels (torchvision's digits), else the mean of the channels."""
-    shares = _LUMA if len(x) == 3 else (1 / len(x),) * len(x)
+    shares = _shares(len(x))
     grey = x[0] * shares[0]
     for plane, share in zip(x[1:], shares[1:], strict=True):
         grey.add_(plane, alpha=share)
     return grey
+
+
+def _shares(channels: int) -> tuple[float, ...]:
+    return _LUMA if channels == 3 else (1 / channels,) * channels
 
 
 def blend_(x: Float[Tensor, "c n h w"], factor: Float[Tensor, " n"], operation: Int[Tensor, " n"]) -> Tensor:
@@ -36,7 +40,7 @@ def blend_(x: Float[Tensor, "c n h w"], factor: Float[Tensor, " n"], operation: 
     return torch.addcmul(other, x, factor[:, None, None], out=x).clamp_(0, 1)
 
 
-def turn_hue_(x: Float[Tensor, "3 n h w"], turns: Float[Tensor, " n"]) -> Tensor:
+def turn_hue_(x: Float[Tensor, "3 n h w"], turns: Float[Tensor, " n"] | float) -> Tensor:
     """Turns the hue by ``turns`` of the circle, keeping value and saturation.
 
     With red at 0, green at 2 and blue at 4 of 6, the angle from red is ``1 + (g + b - r - min) / chroma``, towards
@@ -50,7 +54,8 @@ def turn_hue_(x: Float[Tensor, "3 n h w"], turns: Float[Tensor, " n"]) -> Tensor
     torch.minimum(smallest, b, out=smallest)
     chroma = largest - smallest
     angle = (g + b).sub_(r).sub_(smallest).add_(chroma)
-    angle.div_(chroma.clamp_min(1e-7)).copysign_(g - b).add_(6 * turns[:, None, None])
+    angle.div_(chroma.clamp_min(1e-7)).copysign_(g - b)
+    angle.add_(6 * (turns[:, None, None] if isinstance(turns, Tensor) else turns))
     angle.sub_((angle * (1 / 6)).floor_(), alpha=6)
     # clamp(2 - d, 0, 1) = 2 - clamp(d, 1, 2); for red d is 3 - |angle - 3|, hence clamp(|angle - 3|, 1, 2) - 1.
     distance = torch.sub(angle, 3).abs_().clamp_(1, 2)
@@ -72,6 +77,26 @@ def jitter_(
             blend_(x, factors.gather(1, operation[:, None])[:, 0], operation)
         elif len(x) == 3:
             turn_hue_(x, factors[:, HUE])
+    return x
+
+
+def jitter_each_(x: Float[Tensor, "c n h w"], factors: Float[Tensor, "n 4"], order: Int[Tensor, "n 4"]) -> Tensor:
+    """``jitter_`` one sample after the other, each operation with as few passes as it needs: for few large images."""
+    for k, (own, operations) in enumerate(zip(factors.tolist(), order.tolist(), strict=True)):
+        sample = x[:, k]
+        for operation in operations:
+            factor = own[operation]
+            if operation == HUE:
+                if len(x) == 3:
+                    turn_hue_(x[:, k : k + 1], factor)
+            elif operation == BRIGHTNESS:
+                sample.mul_(factor).clamp_(max=1)
+            elif operation == CONTRAST:
+                mean = sum(plane.mean() * share for plane, share in zip(sample, _shares(len(x)), strict=True))
+                torch.add(mean * (1 - factor), sample, alpha=factor, out=sample).clamp_(0, 1)
+            elif len(x) == 3:
+                grey = luma(x[:, k : k + 1])[0].mul_(1 - factor)
+                torch.add(grey, sample, alpha=factor, out=sample).clamp_(0, 1)
     return x
 
 

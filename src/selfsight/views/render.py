@@ -19,6 +19,9 @@ from selfsight.views.view import HUE, Boxes, Colours, Normalise, View, boxes, co
 _PIECE = 400_000
 """Floats of a piece on the CPU, about 130 views of 32 px: larger ones leave the cache, smaller ones waste calls."""
 
+_LARGE = 128**2
+"""Pixels of a view from which on the CPU its planes are dealt with one by one: fewer passes, more calls."""
+
 Take = Callable[[Int[Tensor, " n"]], Float[Tensor, "c n s s"]]
 """Gives cropped rows, in [0, 1]; rows are counted over the views that are rendered together."""
 
@@ -111,8 +114,13 @@ def _from_cuts(stacks: Cuts, views: Sequence[View], group: Sequence[int]) -> Tak
 
     def take(rows: Int[Tensor, " n"]) -> Tensor:
         source = (rows % batch) * count + place[rows // batch]
-        some = flat.index_select(0, source.to(flat.device, non_blocking=True))
-        return some.transpose(0, 1).contiguous() * (1 / 255)
+        if not _by_plane(flat):
+            some = flat.index_select(0, source.to(flat.device, non_blocking=True))
+            return some.transpose(0, 1).contiguous() * (1 / 255)
+        x = torch.empty(flat.shape[1], len(rows), *flat.shape[2:])
+        for k, row in enumerate(source.tolist()):
+            x[:, k].copy_(flat[row]).mul_(1 / 255)
+        return x
 
     return take
 
@@ -133,6 +141,8 @@ def rendered(take: Take, views: Sequence[View], drawn: Colours, device: torch.de
         x = take(rows[here])
         for step in view.order:
             match step:
+                case "jitter" if piece.hue_at < 4 and _by_plane(x):
+                    colour.jitter_each_(x, drawn.factors[here], drawn.order[here])
                 case "jitter" if piece.hue_at < 4:
                     colour.jitter_(x, factors[here], order[here], piece.hue_at)
                 case "grey":
@@ -143,12 +153,29 @@ def rendered(take: Take, views: Sequence[View], drawn: Colours, device: torch.de
                     colour.solarise_(x, _where(drawn.solarise[here], device), threshold)
                 case _:
                     pass
-        normalise_(x, view.normalise)
         if out is None:
             out = x.new_empty(len(rows), *x.shape[:1], *x.shape[2:])
-        out.index_copy_(0, rows[here].to(device, non_blocking=True), x.transpose(0, 1).contiguous())
+        _lay(x, out, rows[here], view.normalise)
     assert out is not None
     return out
+
+
+def _by_plane(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.shape[-1] * x.shape[-2] >= _LARGE
+
+
+def _lay(x: Float[Tensor, "c n s s"], out: Float[Tensor, "r c s s"], rows: Tensor, normalise: Normalise | None) -> None:
+    """Normalises a piece and lays its samples at ``rows`` of ``out``."""
+    if not _by_plane(x):
+        out.index_copy_(
+            0, rows.to(out.device, non_blocking=True), normalise_(x, normalise).transpose(0, 1).contiguous()
+        )
+        return
+    mean, std = normalise.of(len(x)) if normalise else ((0.0,) * len(x), (1.0,) * len(x))
+    shift = [torch.tensor(-m / s) for m, s in zip(mean, std, strict=True)]
+    for k, row in enumerate(rows.tolist()):
+        for plane, to, start, s in zip(x[:, k], out[row], shift, std, strict=True):
+            torch.add(start, plane, alpha=1 / s, out=to)
 
 
 def _pieces(hue_at: Int[Tensor, " r"], blurs: Tensor, most: int) -> Iterator[_Piece]:
