@@ -40,9 +40,11 @@ class Outcome(NamedTuple):
 
 def outcome(*, stop: bool = True, predictor: bool = True) -> Outcome:
     recipe = rig.build("simsiam")
+    main = recipe.optimisers["main"]  # at a rate that shows it within 40 updates
+    recipe = replace(recipe, optimisers={"main": replace(main, lr=main.lr.with_peak(5e-3))})
     if not (stop and predictor):
         recipe = replace(recipe, method=Without(recipe.method, stop=stop, predictor=predictor))
-    losses, _ = rig.train(recipe, rig.batches(recipe, 80), steps=120)
+    losses, _ = rig.train(recipe, rig.batches(recipe, 40), steps=80)
     (batch,) = rig.batches(recipe, 1, size=256, seed=7)
     with torch.no_grad():
         z = recipe.method.projector(recipe.method.encoder(batch.x1))

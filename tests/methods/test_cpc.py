@@ -107,6 +107,17 @@ def test_gradients_reach_both_sides_of_the_score() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
 
 
+def test_candidates_of_all_processes_are_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, batch = made(), patches()
+    alone = objective(method, batch).loss
+    others = torch.randn(4, 5, 5, 4)
+    monkeypatch.setattr("selfsight.methods.cpc.gather", lambda y: torch.cat([others, y]))
+    monkeypatch.setattr("selfsight.methods.cpc.rank", lambda: 1)
+    assert objective(method, batch).loss > alone  # more candidates
+    method.everywhere = False
+    torch.testing.assert_close(objective(method, batch).loss, alone)
+
+
 def test_what_it_hands_over() -> None:
     method, batch = made(), patches()
     watch = objective(method, batch).watch

@@ -124,10 +124,14 @@ def test_flags() -> None:
     assert recipe.views.side == 3
     assert not recipe.views.plain.grey
     assert cpc(bare(64), everywhere=False).method.everywhere is False
-    second = cpc_v2(bare(224), nearest=2, farthest=4, directions="two", projection=32, colour_drop=0, primitives=1)
+    assert len(cpc(bare(64), depth=2).method.forecasts["down"].context.blocks) == 2
+    second = cpc_v2(
+        bare(224), nearest=2, farthest=4, directions="two", projection=32, depth=3, colour_drop=0, primitives=1
+    )
     assert tuple(second.method.ahead) == (2, 3, 4)
     assert tuple(second.method.forecasts) == ("down", "up")
     assert second.method.forecasts["up"].target.out_features == 32
+    assert len(second.method.forecasts["up"].context.blocks) == 3
     assert (second.views.drop, second.views.primitives) == (0, 1)
 
 

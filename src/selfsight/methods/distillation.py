@@ -17,7 +17,8 @@ By default :math:`\alpha = 1`: no labels. Teacher and student see the same view,
 **Differences** between the paper, the official notebook (google-research/simclr, 383d414,
 ``colabs/distillation_self_training.ipynb``) and this file:
 
-- The factor :math:`\tau^2` is the notebook's; the paper's equation has none.
+- The factor :math:`\tau^2` is the notebook's; the paper's equation has none. At the paper's 0.1 the loss here is a
+  hundredth of it, which LARS undoes but for the decay and the vectors.
 - The notebook has no labels. Here the labelled images are those of the teacher, met among all others; their loss is the
   mean over those in the batch, and absent where there is none.
 - The student has no layer of the head, as the paper's (the same architecture "excluding" what comes after the encoder).

@@ -4,7 +4,8 @@ As the pretraining: LARS with 0.1 √batch and a warm-up for a twentieth of the 
 400 epochs; crop and flip alone (the notebook's toy run: rate 2 at a batch of 64, no warm-up). Small images: the rate,
 the warm-up and the batch of the small pretraining, 1.0 x batch / 256, ten epochs and 512.
 
-τ is 1, the notebook's; the paper uses 0.1 too. The student begins at random unless ``--init-from`` says otherwise.
+τ is 1, the notebook's and the paper's for a smaller student; for one of the teacher's own kind the paper has 0.1, and
+found little difference between. The student begins at random unless ``--init-from`` says otherwise.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,7 +4,9 @@ LARS with 0.005 √batch and a cosine to 0, no warm-up, no decay, batch 1024, 60
 for more; crop and flip alone; batch norm over all processes (the README's command for 1 %; the 30 epochs are the
 paper's, which takes 0.002 √batch for its wider encoders). Small images get the same: neither paper nor code has others.
 
-**Differences**: the classifier's rate is not adapted, as in the code (``head_supervised``). Its separate decay is zero.
+**Differences**: the first layer of the head stays whatever the share of labels, as in the paper with 1 % and 10 %; with
+the labels of all images it begins at the encoder (``--head-layers 0``). The classifier's rate is not adapted, as in the
+code (``head_supervised``). Its separate decay is zero.
 """
 
 from collections.abc import Mapping
@@ -56,7 +58,8 @@ def finetune(
     fraction
         Share of each class's labels to learn from, at least one image of each: 0.01 is 1 %.
     head_layers
-        So many layers of the pretrained head stay, as a part of the encoder. 0 is the encoder alone.
+        So many layers of the pretrained head stay, as a part of the encoder. 0 is the encoder alone, the paper's choice
+        where all images are labelled.
     label_seed
         Chooses which images those are.
     pretext
