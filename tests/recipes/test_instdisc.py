@@ -1,13 +1,15 @@
-"""InstDisc's recipe against sheet 17's table."""
+"""InstDisc's and NCE's recipes against the tables of sheets 17 and 1."""
 
 import math
 from dataclasses import replace
 
 import pytest
 from paper_size import IMAGENET, at, large, layers, one_step, rendered, scopes, small
+from torch import nn
 from torch.optim import SGD
 
-from selfsight.recipes.instdisc import instdisc
+from selfsight.recipes.instdisc import instdisc, nce
+from selfsight.recipes.recipe import Group
 from selfsight.views import augment
 
 
@@ -49,6 +51,18 @@ def test_small_images_follow_the_repositorys_cifar_command() -> None:
     assert view == replace(augment.moco_v1(32), flip=0.0, order=view.order, normalise=augment.CIFAR10)
 
 
+def test_nce_learns_a_constant_that_does_not_decay() -> None:
+    recipe = nce(small())
+    spec, method = recipe.optimisers["main"], recipe.method
+    assert (method.negatives, method.temperature, method.partition.kind) == (4096, 0.1, "learnt")
+    named = dict(method.trainables()["main"])
+    assert named["partition.log_z"].item() == pytest.approx(math.log(50_000))
+    assert spec.groups("partition.log_z", named["partition.log_z"]) == Group(decay=False)
+    for name in ("encoder.norm.weight", "projector.0.bias"):
+        assert spec.groups(name, named[name]) == Group()
+    assert nce(small(image_size=224)).method.temperature == 0.07
+
+
 def test_flags() -> None:
     method = instdisc(
         small(), loss="nce", negatives=64, temperature=0.3, bank_momentum=0.9, proximal=30, projection=32
@@ -58,11 +72,15 @@ def test_flags() -> None:
     assert method.bank.vectors.shape == (50_000, 32)
     method = instdisc(small(image_size=224), loss="softmax", negatives=65536).method
     assert (method.partition, method.negatives) == (None, 65536)
-    for options, message in (
-        ({"bank_momentum": 1.0}, r"--bank-momentum must lie in \[0, 1\), not 1"),
-        ({"proximal": -1.0}, "at least 0, not 0 and -1"),
-        ({"loss": "nce", "negatives": 0}, "0 negatives"),
-        ({"temperature": 0.0}, "--temperature must be greater than 0"),
+    fixed = nce(small(), z="fixed", log_z=0.0).method.partition
+    assert (fixed.kind, fixed.log_z.item()) == ("fixed", 0.0)
+    assert not isinstance(fixed.log_z, nn.Parameter)
+    for build, options, message in (
+        (instdisc, {"bank_momentum": 1.0}, r"--bank-momentum must lie in \[0, 1\), not 1"),
+        (instdisc, {"proximal": -1.0}, "at least 0, not 0 and -1"),
+        (instdisc, {"loss": "nce", "negatives": 0}, "0 negatives"),
+        (instdisc, {"temperature": 0.0}, "--temperature must be greater than 0"),
+        (nce, {"z": "estimated", "log_z": 3.0}, "log Z is 3 but it is to be estimated"),
     ):
         with pytest.raises(ValueError, match=message):
-            instdisc(small(), **options)
+            build(small(), **options)
