@@ -11,19 +11,18 @@ momentum 0.5. The repository's later model is ``--loss softmax --negatives 65536
 **Small images** (up to 96 px): the official CIFAR-10 command: 0.03 x batch / 128 with the same steps, decay 5e-4, batch
 128, 200 epochs, τ 0.1, no flip; ``instdisc`` takes the softmax over the whole bank, ``nce`` 4096 negatives.
 
-**Differences**: the rates scale with the batch, which the code's do not. Notes on the paper give 30 as its proximal
-weight; the code has none, and so the default is 0. ``nce`` has no large-scale result of its own: what the estimator has
-published in such a bank is ``--z estimated``. A learnt :math:`\log Z` starts at :math:`\log n` and does not decay.
-CIFAR-10 is divided by the deviation of all its pixels, in the code by the mean deviation within an image. Batch norm
-sees one process's batch, as in the code's ``DataParallel``. A ResNet begins with a scale of zero in each block's last
-norm, the code's with one.
+**Differences**: the rates scale with the batch, which the code's do not. Accounts of the paper give 30 as its proximal
+weight, which its code does not have, so the default is 0. ``nce`` has no large-scale result of its own: what the
+estimator has published in such a bank is ``--z estimated``. A learnt :math:`\log Z` starts at :math:`\log n` and has an
+optimiser of its own, without decay: its gradient's scale is not the network's. CIFAR-10 is divided by the deviation of
+all its pixels, in the code by the mean deviation within an image. Batch norm sees one process's batch, as in the code's
+``DataParallel``. A ResNet begins with a scale of zero in each block's last norm, the code's with one.
 """
 
 from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from torch import nn
 from torch.optim import SGD
 
 from selfsight.batches import Images
@@ -34,7 +33,7 @@ from selfsight.parts.batchnorm import set_scope_
 from selfsight.parts.memory import Bank
 from selfsight.parts.partition import Kind, Partition
 from selfsight.recipes.quick import on_the_world
-from selfsight.recipes.recipe import Group, OptimiserSpec, Recipe, Setting, positive
+from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive
 from selfsight.schedules import constant, steps
 from selfsight.views import augment
 from selfsight.views.pipelines import one_view
@@ -175,20 +174,29 @@ def _recipe(
         build=partial(SGD, momentum=0.9),
         lr=steps(0.03 * batch / (128 if at.small else 256), at=(0.6, 0.8), factor=0.1),
         weight_decay=constant(5e-4 if at.small else 1e-4),
-        groups=_groups,
+        groups=decay_all,
     )
+    learnt = {"constant": _constant()} if "constant" in method.trainables() else {}
     return Recipe(
         method=method,
         views=one_view(_view(at)),
-        optimisers={"main": main},
+        optimisers={"main": main} | learnt,
         epochs=at.epochs or 200,
         batch_size=batch,
     )
 
 
-def _groups(name: str, parameter: nn.Parameter) -> Group:
-    """Everything decays but a learnt constant."""
-    return Group(decay=not name.endswith("log_z"))
+def _constant() -> OptimiserSpec:
+    """The optimiser of a learnt constant: our choice, for any network, batch and number of negatives.
+
+    The loss is convex in :math:`\log Z`. Its derivative is one less the number of samples that are held for data, for
+    each datum; where that is zero the curvature is at most one, so plain descent at a tenth comes near within tens of
+    updates. Where the constant is too small the derivative is as large as the number of negatives, hence the clipping:
+    it moves by a tenth an update at most.
+    """
+    return OptimiserSpec(
+        build=SGD, lr=constant(0.1), weight_decay=constant(0.0), groups=decay_all, clip=1.0, keep=True
+    )
 
 
 def _view(at: Setting) -> View:

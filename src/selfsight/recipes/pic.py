@@ -5,18 +5,18 @@ Every image is a class with a trained weight, and the softmax runs over the clas
 
 **Large images**: the official script's: SGD, 0.03 x batch / 256, decay 1e-4 on the classes' weights too, batch 256, a
 fortieth of the training as warm-up from a hundredth of the rate, then a cosine to 1e-6, 200 epochs, τ 0.2, a head of
-two layers without batch norm, SimCLR's crop and colours, a window of 131072 images that slides by 16384, the last 65536
-positives. ``--image-size 160 --small-crops 3`` is the official multi-crop run (68.6 % linear on ImageNet with
-ResNet-50).
+two layers without batch norm, SimCLR's crop and colours, a window of 131072 images that slides by 16384.
+``--image-size 160 --small-crops 3`` is the official multi-crop run (68.6 % linear on ImageNet with ResNet-50).
 
 **Small images** (up to 96 px): the paper has none. These are the same numbers with SimCLR's weaker CIFAR-10 view at
 batch 128, our choice. CIFAR-10 fits into one window and into the classes kept, so there is nothing to slide or to leave
 out.
 
 **Differences**: an epoch is as many updates as the data fill; the code counts passes over the window and multiplies its
-epochs. Its warm-up is a fortieth of the epochs rounded down. The number of recent classes is the paper's as far as it
-is known: the code has none to compare with. The classes' weights and their velocity lie on the device. Batch norm sees
-one process's batch, as in the code. A ResNet begins with a scale of zero in each block's last norm, as the code's does.
+epochs. Its warm-up is a fortieth of the epochs rounded down. The softmax runs over the last 65536 positives, as accounts
+of the paper have it; the code's runs over all images, so that this number could not be checked. The classes' weights
+and their velocity lie on the device. Batch norm sees one process's batch, as in the code. A ResNet begins with a scale
+of zero in each block's last norm, as the code's does.
 """
 
 from dataclasses import replace
