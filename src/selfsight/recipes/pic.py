@@ -13,10 +13,10 @@ batch 128, our choice. CIFAR-10 fits into one window and into the classes kept, 
 out.
 
 **Differences**: an epoch is as many updates as the data fill; the code counts passes over the window and multiplies its
-epochs. Its warm-up is a fortieth of the epochs rounded down. The softmax runs over the last 65536 positives, as accounts
-of the paper have it; the code's runs over all images, so that this number could not be checked. The classes' weights
-and their velocity lie on the device. Batch norm sees one process's batch, as in the code. A ResNet begins with a scale
-of zero in each block's last norm, as the code's does.
+epochs. Its warm-up is a fortieth of the epochs rounded down. The softmax runs over the last 65536 positives, as the
+paper is said to; the code's runs over all images, so that this number could not be checked. The classes' weights and
+their velocity lie on the device. Batch norm sees one process's batch, as in the code. A ResNet begins with a scale of
+zero in each block's last norm, as the code's does.
 """
 
 from dataclasses import replace
