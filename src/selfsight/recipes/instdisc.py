@@ -187,7 +187,7 @@ def _recipe(
 
 
 def _constant() -> OptimiserSpec:
-    """The optimiser of a learnt constant: our choice, for any network, batch and number of negatives.
+    r"""The optimiser of a learnt constant: our choice, for any network, batch and number of negatives.
 
     The loss is convex in :math:`\log Z`. Its derivative is one less the number of samples that are held for data, for
     each datum; where that is zero the curvature is at most one, so plain descent at a tenth comes near within tens of
