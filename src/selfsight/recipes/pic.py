@@ -135,12 +135,12 @@ def _views(at: Setting, small_crops: int) -> Pipeline[MultiCrop]:
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train; 2048 are the images of the tests' world.
 
-    The classes keep their own optimiser, at a rate that lets a weight follow its image within a few visits, and few of
-    them are recent: in 320 updates an image is seen ten times.
+    The classes keep their own optimiser, at a rate that lets a weight follow its image within a few visits: in 320
+    updates an image is seen eight times in a row, in as many windows, and then not for long.
     """
-    encoder = build_encoder("tiny_cnn", image_size=32)
-    at = Setting(encoder=encoder, image_size=32, samples=2048, epochs=5, batch_size=64)
-    recipe = pic(at, recent=256, window=512, stride=128, projection=64, hidden=128)
+    encoder = build_encoder("tiny_cnn", image_size=24)
+    at = Setting(encoder=encoder, image_size=24, samples=2048, epochs=5, batch_size=64)
+    recipe = pic(at, recent=512, window=512, stride=64, projection=64, hidden=128)
     classes = recipe.optimisers["classes"]
     quick = on_the_world(recipe)
     late = replace(classes, lr=classes.lr.with_peak(0.02))
