@@ -71,7 +71,7 @@ def test_nce_learns_a_constant_with_an_optimiser_of_its_own() -> None:
     for name in ("encoder.norm.weight", "projector.0.bias"):
         assert spec.groups(name, named["main"][name]) == Group()
     own = recipe.optimisers["constant"]
-    assert (own.build, own.lr(at(0, 200, 128)), own.lr(at(199, 200, 128)), own.clip) == (SGD, 0.1, 0.1, 1.0)
+    assert (own.build, own.lr(at(0, 200, 128)), own.lr(at(199, 200, 128)), own.clip) == (SGD, 0.5, 0.5, 1.0)
     assert own.weight_decay(at(0, 200, 128)) == 0
     assert nce(small(image_size=224)).method.temperature == 0.07
     for z in ("fixed", "estimated"):
@@ -102,12 +102,12 @@ def test_the_constant_comes_back_from_far_off(off: float) -> None:
     exact = (f @ bank.T / 0.5).logsumexp(dim=1).mean().item()
     with torch.no_grad():
         log_z.fill_(exact + off)
-    for k in range(140):
+    for k in range(40):
         before = log_z.item()
         torch.manual_seed(k)
         updater.begin(at(0, 200, 128), first=True, last=True)
         drive(method.step(batch, at(0, 200, 128)), updater)
-        assert abs(log_z.item() - before) <= 0.1 + 1e-9
+        assert abs(log_z.item() - before) <= 0.5 + 1e-9
         method.bank.vectors.copy_(bank)
     assert abs(log_z.item() - exact) < 0.5
 
