@@ -192,9 +192,9 @@ def _constant() -> OptimiserSpec:
     The loss is convex in :math:`\log Z`. Its derivative is one less the number of samples that are held for data, for
     each datum; where that is zero the curvature is at most one, so plain descent by half of it neither oscillates nor
     lags. Where the constant is too small the derivative is as large as the number of negatives, hence the clipping: it
-    moves by a half an update at most. An untrained network makes all embeddings alike, so that within the first epoch
-    :math:`\log Z` rises by nearly :math:`1 / \tau`, and until it has, all noise passes for data and teaches the positive
-    nothing: at the network's own rate under AdamW that lasted for the whole of a short training.
+    moves by a half an update at most. An untrained network makes all embeddings alike, so that :math:`\log Z` rises by
+    nearly :math:`1 / \tau` within the first epoch. Until the constant has followed, all noise passes for data and the
+    positive teaches nothing: at the network's own rate under AdamW that lasted for the whole of a short training.
     """
     return OptimiserSpec(
         build=SGD, lr=constant(0.5), weight_decay=constant(0.0), groups=decay_all, clip=1.0, keep=True
