@@ -93,6 +93,26 @@ def test_it_estimates_the_constant_of_a_gaussian() -> None:
     assert log_z.item() == pytest.approx(math.log(2 * math.pi * sigma**2) / 2, abs=0.02)
 
 
+@pytest.mark.parametrize("scale", [0.5, 3.0, 10.0])
+def test_in_its_constant_it_is_convex_and_at_the_best_one_curved_by_one_at_most(scale: float) -> None:
+    """The derivative is one less the samples held for data, for each datum: what the recipe's optimiser counts on."""
+    positive, negatives = scores(6, 40, scale=scale)
+    low, high = -60.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        log_z = torch.tensor(middle, dtype=torch.float64, requires_grad=True)
+        loss = nce(positive, negatives, log_z=log_z, log_noise=-math.log(50))
+        (slope,) = torch.autograd.grad(loss, log_z, create_graph=True)
+        low, high = (middle, high) if slope < 0 else (low, middle)
+    odds = torch.cat([positive[:, None], negatives], dim=1) - middle - math.log(40 / 50)
+    assert odds.sigmoid().sum(dim=1).mean().item() == pytest.approx(1, abs=1e-9)
+    (curvature,) = torch.autograd.grad(slope, log_z)
+    assert 0 < curvature.item() <= 1
+    far = torch.tensor(middle - 80, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(nce(positive, negatives, log_z=far, log_noise=-math.log(50)), far)
+    assert slope.item() == pytest.approx(-40, rel=1e-6)
+
+
 def test_with_much_noise_its_gradient_is_that_of_the_softmax() -> None:
     """Sheet 17, check c: with the exact constant and ever more noise, maximum likelihood."""
     n, d = 30, 5

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfsight.data.order import SHUFFLED
 from selfsight.data.world import World
 from selfsight.engine.machine import Machine
 from selfsight.engine.update import Updater
-from selfsight.keyed import Key, permutation
+from selfsight.keyed import Key
 from selfsight.method import Clock, Objective, drive
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.precision import bf16_training
@@ -53,13 +54,18 @@ def exact(recipe: Recipe) -> Recipe:
 
 
 def batches(recipe: Recipe, count: int, *, size: int | None = None, seed: int = 0) -> Iterator[Any]:
-    """``count`` batches of the recipe's type, as the loader would plan them."""
+    """``count`` batches of the recipe's type, as the loader would plan them.
+
+    Shuffled images keep one order for all epochs.
+    """
     size = size or recipe.batch_size
     images, _ = pictures(2048)
-    order = permutation(len(images), seed=seed, epoch=0)
+    a_round = recipe.order.length(len(images)) // size * size
     for k in range(count):
-        index = torch.from_numpy(order[np.arange(k * size, (k + 1) * size) % len(order)])
-        key = Key(seed, torch.full((size,), k * size // len(order)), index)
+        now, start = divmod(k * size, a_round)
+        order = recipe.order(len(images), seed=seed, round=0 if recipe.order == SHUFFLED else now)
+        index = torch.from_numpy(order[start : start + size])
+        key = Key(seed, torch.full((size,), now), index)
         yield recipe.views.render(images[index], recipe.views.plan(key), key)
 
 

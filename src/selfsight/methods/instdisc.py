@@ -32,6 +32,7 @@ itself and :math:`m` drawn rows.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -53,7 +54,8 @@ class InstDisc(Method[Images]):
     """Instance discrimination against a memory bank.
 
     With a ``partition`` the loss is noise-contrastive estimation, without one a softmax, over the whole bank where
-    ``negatives`` is 0. ``momentum`` is the bank's, ``proximal`` the weight of the distance to the image's own row.
+    ``negatives`` is 0. ``momentum`` is the bank's, ``proximal`` the weight of the distance to the image's own row. A
+    learnt constant has an optimiser of its own, ``constant``; that of all else is ``main``.
 
     ``watch`` has the encoder's output as ``feature``, and as ``projection`` the embeddings before their bank rows.
     """
@@ -79,6 +81,17 @@ class InstDisc(Method[Images]):
         self.partition = partition
         self.temperature, self.negatives = temperature, negatives
         self.momentum, self.proximal = momentum, proximal
+        learnt = partition is not None and partition.kind == "learnt"
+        self.by = ("constant", "main") if learnt else ("main",)  # the last one's gradient is what the log shows
+
+    def trainables(self) -> Mapping[str, Iterable[tuple[str, nn.Parameter]]]:
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        if "constant" not in self.by:
+            return {"main": named}
+        return {
+            "main": [(name, p) for name, p in named if name != "partition.log_z"],
+            "constant": [(name, p) for name, p in named if name == "partition.log_z"],
+        }
 
     def step(self, batch: Images, clock: Clock) -> Steps:
         drawn = self.draw(batch.index)
@@ -90,7 +103,12 @@ class InstDisc(Method[Images]):
             loss = loss + self.proximal * (f - own).square().sum(dim=1).mean()
 
         log = {} if self.partition is None else {"log_z": self.partition.log_z.detach()}
-        yield Objective(loss, log=log, watch={"feature": h.detach(), "projection": torch.cat([f.detach(), own])})
+        yield Objective(
+            loss,
+            by=self.by,
+            log=log,
+            watch={"feature": h.detach(), "projection": torch.cat([f.detach(), own])},
+        )
 
         self.bank.update_(gather(batch.index), gather(f.detach()), momentum=self.momentum)
 

@@ -14,14 +14,12 @@ def quick(recipe: Recipe[B]) -> Recipe[B]:
     """The recipe with AdamW in place of the paper's optimiser, whose learning rates are made for 10,000 updates.
 
     Method, heads, views and batch-norm scopes stay the recipe's. Its clipping, decay and groups go: they belong to the
-    paper's optimiser. Vectors do not decay.
+    paper's optimiser. Vectors do not decay. An optimiser that asks to be kept stays as it is.
     """
-    specs = {
-        name: OptimiserSpec(
-            build=AdamW, lr=warmup_cosine(2e-3, warmup_epochs=1), weight_decay=constant(1e-4), groups=skip_vectors
-        )
-        for name in recipe.optimisers
-    }
+    quicker = OptimiserSpec(
+        build=AdamW, lr=warmup_cosine(2e-3, warmup_epochs=1), weight_decay=constant(1e-4), groups=skip_vectors
+    )
+    specs = {name: spec if spec.keep else quicker for name, spec in recipe.optimisers.items()}
     return replace(recipe, optimisers=specs)
 
 
@@ -40,5 +38,8 @@ def on_the_world(recipe: Recipe[B], *, peak: float = 4e-3, least: float = 0.5) -
         return replace(view, scale=(least, 1.0) if view.size == largest else (least / 2, least))
 
     views = replace(pipeline, views=tuple(wider(view) for view in pipeline.views))
-    specs = {name: replace(spec, lr=spec.lr.with_peak(peak)) for name, spec in recipe.optimisers.items()}
+    specs = {
+        name: spec if spec.keep else replace(spec, lr=spec.lr.with_peak(peak))
+        for name, spec in recipe.optimisers.items()
+    }
     return replace(recipe, views=views, optimisers=specs)

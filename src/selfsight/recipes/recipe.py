@@ -84,6 +84,8 @@ class OptimiserSpec:
     groups: Callable[[str, nn.Parameter], Group]
     clip: float | None = None
     clip_each: Literal["all", "tensor"] = "all"
+    keep: bool = False
+    """Whether ``--optimiser adamw`` leaves it as it is: its rate is made for what it trains, not for many updates."""
 
 
 @dataclass(frozen=True, kw_only=True)
