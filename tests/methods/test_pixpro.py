@@ -51,9 +51,7 @@ def online(method: PixPro) -> list[Tensor]:
     return found + (list(method.instance_projector.parameters()) if method.instance_projector else [])
 
 
-def by_hand(
-    method: PixPro, batch: LocatedViews, *, size: tuple[int, int] = (4, 4), threshold: float = 0.7
-) -> Tensor:
+def by_hand(method: PixPro, batch: LocatedViews, *, size: tuple[int, int] = (4, 4), threshold: float = 0.7) -> Tensor:
     """The loss out of the parts; batch norm sees each view by itself, so a second pass changes nothing."""
     z1, z2 = (method.projector(method.encoder.dense(x)) for x in (batch.x1, batch.x2))
     t1, t2 = (method.target_projector(method.target_encoder.dense(x)) for x in (batch.x1, batch.x2))
