@@ -192,6 +192,6 @@ def tiny() -> dict[str, Recipe]:
         return Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
 
     return {
-        "pixpro": on_the_world(pixpro(at(), projection=64, hidden=256)),
-        "pixcontrast": on_the_world(pixcontrast(at(), projection=64, hidden=256)),
+        "pixpro": on_the_world(pixpro(at(), projection=64, hidden=128), peak=2e-3, least=0.3),
+        "pixcontrast": on_the_world(pixcontrast(at(), projection=64, hidden=128)),
     }
