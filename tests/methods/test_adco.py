@@ -192,6 +192,20 @@ def test_without_a_rate_it_is_info_nce_with_a_fixed_bank() -> None:
     assert torch.equal(method.adversaries, bank)
 
 
+def test_groups_of_keys_are_drawn_by_lot() -> None:
+    """So a query and its key do not share the statistics of their group; keys come back in their images' places."""
+    method, x = adco(), crops().large[1]
+    set_scope_(method, 4)
+    torch.manual_seed(1)
+    found = method.keys(x)
+    torch.manual_seed(1)
+    expected = torch.empty_like(found)
+    for group in torch.randperm(8).split(4):
+        expected[group] = plain(method.key_encoder, method.key_projector, x[group])
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, plain(method.key_encoder, method.key_projector, x), atol=1e-3)
+
+
 def test_the_bank_is_filled_with_keys_in_order() -> None:
     method = adco(0.9, size=20, fill=True)
     start, updater = method.adversaries.detach().clone(), machine_of(method)

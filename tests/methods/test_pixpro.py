@@ -51,11 +51,11 @@ def online(method: PixPro) -> list[Tensor]:
     return found + (list(method.instance_projector.parameters()) if method.instance_projector else [])
 
 
-def by_hand(method: PixPro, batch: LocatedViews) -> Tensor:
+def by_hand(method: PixPro, batch: LocatedViews, *, size: tuple[int, int] = (4, 4), threshold: float = 0.7) -> Tensor:
     """The loss out of the parts; batch norm sees each view by itself, so a second pass changes nothing."""
     z1, z2 = (method.projector(method.encoder.dense(x)) for x in (batch.x1, batch.x2))
     t1, t2 = (method.target_projector(method.target_encoder.dense(x)) for x in (batch.x1, batch.x2))
-    matches = match(batch.box1, batch.box2, size=(4, 4), threshold=method.threshold)
+    matches = match(batch.box1, batch.box2, size=size, threshold=threshold)
     return method.loss(*map(as_rows, (method.propagation(z1), method.propagation(z2), t1, t2)), matches)
 
 
@@ -70,6 +70,16 @@ def test_online_pixels_meet_the_targets_of_the_same_place(build: type, box2: lis
     exchanged = batch._replace(box1=batch.box2, box2=batch.box1)
     if box2 != WHOLE:
         assert abs(take_step(method, exchanged, moves=False).loss - objective.loss) > 1e-4
+
+
+@pytest.mark.parametrize("build", [pixpro, pixcontrast])
+def test_maps_need_not_be_square_and_the_threshold_is_a_choice(build: type) -> None:
+    method, batch = build(), views(box2=LEFT)
+    batch = batch._replace(x1=batch.x1[:, :, :5], x2=batch.x2[:, :, :5])
+    method.threshold = 0.4
+    loss = take_step(method, batch, moves=False).loss
+    torch.testing.assert_close(loss, by_hand(method, batch, size=(3, 4), threshold=0.4))
+    assert abs(loss - by_hand(method, batch, size=(3, 4))) > 1e-4
 
 
 @pytest.mark.parametrize("build", [pixpro, pixcontrast])

@@ -30,8 +30,10 @@ each in both directions (PixContrast averages them, PixPro adds them). The targe
 - Images whose crops have no pixel in common count as 0 in the mean over the batch: as in the code.
 - The code moves the target at the start of the next step, with that step's momentum; and its step counter is not in the
   checkpoint, so that a resumed run begins again at :math:`m_0`. Here the clock is.
+- Pixels match below T, as in the code; in the paper also at T.
 - The instance branch (``instance``) is the code's: BYOL's loss of a projector and a predictor of its own, averaged over
-  pixels. The paper's variant that trains a feature pyramid is left out, as in the code.
+  pixels. The paper combines PixPro with a SimCLR whose keys come from the target. Its variant that trains a feature
+  pyramid is left out, as in the code.
 """
 
 from typing import NamedTuple

@@ -7,15 +7,15 @@ PixPro, whose online pixels are propagated to similar ones: :math:`L = -2\, \ove
 with :math:`A_{ij} = 1`, in both directions.
 
 **Large images**: the official script for 400 epochs (60.2 AP on Pascal VOC with ResNet-50; 55.1 % linear on ImageNet,
-66.3 % with the instance branch): LARS, 1.0 x batch / 256 after 5 epochs from a hundredth of it, a cosine to 1e-6, decay
-1e-5, batch 1024, heads of 4096 and 256, target momentum 0.99 to 1, T 0.7, γ 2, one linear layer as g. BYOL's pair of
-views, bilinear. PixContrast keeps all of it, with τ 0.3 (the paper's; it was never released).
+66.3 % with the paper's instance branch): LARS, 1.0 x batch / 256 after 5 epochs from a hundredth of it, a cosine to
+1e-6, decay 1e-5, batch 1024, heads of 4096 and 256, target momentum 0.99 to 1, T 0.7, γ 2, one linear layer as g.
+BYOL's pair of views, bilinear. PixContrast keeps all of it, with τ 0.3 (the paper's; it was never released).
 
 **Small images** (up to 96 px): no settings are published. The paper's are kept, with a batch of 256 and solo-learn's
 asymmetric views for CIFAR, which are BYOL's without blur. A ResNet's map has 4 x 4 pixels at 32 px.
 
-**Differences**: the paper says that heads are 2048 wide inside, the code and its weights have 4096. A ResNet begins
-with a scale of zero in each block's last norm, torchvision's with one.
+**Differences**: the paper says that heads are 2048 wide inside, the code and its weights have 4096. The code converts
+no norm of a transform of two layers (``--transform-layers 2``); here all norms span all processes.
 """
 
 from dataclasses import replace
@@ -192,6 +192,6 @@ def tiny() -> dict[str, Recipe]:
         return Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
 
     return {
-        "pixpro": on_the_world(pixpro(at(), projection=64, hidden=256)),
-        "pixcontrast": on_the_world(pixcontrast(at(), projection=64, hidden=256)),
+        "pixpro": on_the_world(pixpro(at(), projection=64, hidden=128), peak=2e-3, least=0.3),
+        "pixcontrast": on_the_world(pixcontrast(at(), projection=64, hidden=128)),
     }
