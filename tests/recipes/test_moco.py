@@ -1,6 +1,7 @@
 """MoCo's recipes against the tables of sheets 16 and 17."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from paper_size import at, large, layers, one_step, scopes, small
 from torch.optim import SGD
 
 from selfsight.recipes.moco import moco_v1, moco_v2
+from selfsight.recipes.recipe import Recipe
 from selfsight.views import augment
 
 
@@ -93,6 +95,17 @@ def test_the_queue_is_a_multiple_of_the_batch_and_no_longer_than_the_data() -> N
 def test_groups_of_batch_norm_divide_the_batch() -> None:
     for batch, group in ((256, 32), (128, 16), (64, 16), (100, 20), (97, 97), (8, 8), (1, 2)):
         assert scopes(moco_v1(small(batch_size=batch, encoder=small().encoder)).method) == {group}
+
+
+@pytest.mark.parametrize("recipe", [moco_v1, moco_v2])
+def test_the_groups_of_batch_norm_are_a_choice(recipe: Callable[..., Recipe]) -> None:
+    """Sheet 17: shuffled groups, or one group over everything."""
+    for size in (32, 224):
+        for groups, scope in ((1, "all"), (4, 64), (8, 32)):
+            assert scopes(recipe(small(image_size=size, batch_size=256), norm_groups=groups).method) == {scope}
+    for groups in (0, 3, 256):
+        with pytest.raises(ValueError, match=f"--norm-groups {groups} does not divide the batch of 256"):
+            recipe(small(batch_size=256), norm_groups=groups)
 
 
 def test_flags() -> None:

@@ -78,13 +78,22 @@ def test_small_images_follow_the_papers_appendix() -> None:
 
 
 def test_heads_begin_as_pytorchs_layers_do() -> None:
-    weight = simsiam(small(), projection=256).method.projector[0].weight.detach()
+    weight = simsiam(small(), hidden=256).method.projector[0].weight.detach()
     assert weight.abs().max().item() == pytest.approx(512**-0.5, rel=0.01)  # uniform within 1 / sqrt(fan-in)
 
 
+def test_a_narrower_projection_keeps_the_hidden_layers_and_a_quarter_as_its_bottleneck() -> None:
+    """The code's ``--dim`` and the paper's table of output widths change the output alone."""
+    method = simsiam(small(image_size=224), projection=256).method
+    linears = [layer for layer in layers(method.projector) if "-" in layer]
+    assert linears == ["512-2048", "2048-2048", "2048-256"]
+    assert layers(method.predictor) == ["256-64", "bn[wb]", "ReLU", "64-256+b"]
+
+
 def test_flags() -> None:
-    recipe = simsiam(small(epochs=3, batch_size=64), projection=32, bottleneck=8)
+    recipe = simsiam(small(epochs=3, batch_size=64), projection=32, hidden=48, bottleneck=6)
     assert (recipe.epochs, recipe.batch_size) == (3, 64)
-    assert layers(recipe.method.predictor) == ["32-8", "bn[wb]", "ReLU", "8-32+b"]
+    assert layers(recipe.method.projector) == ["512-48", "bn[wb]", "ReLU", "48-32", "bn[]"]
+    assert layers(recipe.method.predictor) == ["32-6", "bn[wb]", "ReLU", "6-32+b"]
     with pytest.raises(ValueError, match="--bottleneck must be greater than 0, not 0"):
         simsiam(small(), bottleneck=0)

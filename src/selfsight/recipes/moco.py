@@ -31,7 +31,7 @@ from selfsight.batches import TwoViews
 from selfsight.encoders.build import build_encoder
 from selfsight.methods.moco import MoCo
 from selfsight.parts import heads
-from selfsight.parts.batchnorm import set_scope_
+from selfsight.parts.batchnorm import Scope, set_scope_
 from selfsight.recipes.quick import on_the_world
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive
 from selfsight.schedules import Curve, constant, cosine, steps, warmup_cosine
@@ -67,6 +67,7 @@ def moco_v1(
     queue: int | None = None,
     projection: int = 128,
     symmetric: bool = False,
+    norm_groups: int | None = None,
 ) -> Recipe[TwoViews]:
     """MoCo v1: pick the other view's key out of a long queue.
 
@@ -84,6 +85,9 @@ def moco_v1(
         Width of queries and keys.
     symmetric
         Average the loss over both directions, with a queue for each view.
+    norm_groups
+        Parts of the batch that have batch-norm statistics of their own, as on so many devices; over these keys are
+        shuffled. With 1 the whole batch shares them, which closes the same leak. Default: 8, of at least 16 samples.
     """
     positive(temperature=temperature, projection=projection)
     batch = at.batch_size or (512 if at.small else 256)
@@ -101,7 +105,7 @@ def moco_v1(
         momentum=constant((0.99 if at.small else 0.999) if momentum is None else momentum),
         symmetric=symmetric,
     )
-    set_scope_(method, norm_group(batch))
+    set_scope_(method, norm_scope(norm_groups, batch))
     lr = cosine(peak, 0.0) if at.small else steps(peak, at=(0.6, 0.8), factor=0.1)
     return _recipe(at, method, view, lr=lr, decay=5e-4 if at.small else 1e-4, epochs=200, batch=batch)
 
@@ -114,6 +118,7 @@ def moco_v2(
     queue: int | None = None,
     projection: int | None = None,
     symmetric: bool | None = None,
+    norm_groups: int | None = None,
 ) -> Recipe[TwoViews]:
     """MoCo v2: v1 with a head of two layers, blur and a cosine.
 
@@ -131,6 +136,10 @@ def moco_v2(
         Width of queries and keys. Default: 128, for small images 256.
     symmetric
         Average the loss over both directions, with a queue for each view. Default: for small images only.
+    norm_groups
+        Parts of the batch that have batch-norm statistics of their own, as on so many devices; over these keys are
+        shuffled. With 1 the whole batch shares them, which closes the same leak. Default: 8, of at least 16
+        samples, for small images 1.
     """
     positive(temperature=temperature, projection=projection)
     batch = at.batch_size or 256
@@ -145,12 +154,11 @@ def moco_v2(
         momentum=usual if momentum is None else constant(momentum),
         symmetric=at.small if symmetric is None else symmetric,
     )
+    set_scope_(method, norm_scope(1 if at.small and norm_groups is None else norm_groups, batch))
     if at.small:
-        set_scope_(method, "all")
         view = augment.small(at.image_size, kind="symmetric_weak")
         lr = warmup_cosine(0.3 * batch / 256, warmup_epochs=10, start=3e-5)
     else:
-        set_scope_(method, norm_group(batch))
         view = augment.moco_v2(at.image_size)
         lr = cosine(0.03 * batch / 256, 0.0)
     return _recipe(at, method, view, lr=lr, decay=1e-4, epochs=1000 if at.small else 200, batch=batch)
@@ -179,6 +187,22 @@ def queue_length(asked: int | None, paper: int, samples: int, batch: int) -> int
             f"--queue {asked} is not a multiple of the batch of {batch}; use {max(asked // batch, 1) * batch}"
         )
     return asked
+
+
+def norm_scope(groups: int | None, batch: int) -> Scope:
+    """The batch norms' scope for so many groups of the batch; by default the papers' 8.
+
+    >>> norm_scope(None, 256), norm_scope(4, 256), norm_scope(1, 256)
+    (32, 64, 'all')
+    """
+    if groups is None:
+        return norm_group(batch)
+    if groups < 1 or batch % groups or (groups > 1 and batch == groups):
+        raise ValueError(
+            f"--norm-groups {groups} does not divide the batch of {batch} into groups of at least two; use 1 for one "
+            f"group, or {batch // norm_group(batch)}"
+        )
+    return "all" if groups == 1 else batch // groups
 
 
 def norm_group(batch: int) -> int:

@@ -13,7 +13,8 @@ decay 5e-4, batch 512, 800 epochs, a projector of two layers, no blur. Of the pr
 at its peak here too, as it does in solo-learn.
 
 **Differences**: the cosine moves with every update, the official code's with every epoch. Heads begin as PyTorch's
-linear layers do: the paper found a fixed deviation of 0.01 not to converge. Small images are normalised by CIFAR-10's
+linear layers do: the paper found a fixed deviation of 0.01 not to converge. The code's hidden layers are as wide as the
+encoder's output, the paper's 2048, which is the same for a ResNet-50. Small images are normalised by CIFAR-10's
 numbers.
 """
 
@@ -57,7 +58,12 @@ def fixed(part: str) -> Callable[[str, nn.Parameter], Group]:
 
 
 def simsiam(
-    at: Setting, *, projection: int = 2048, bottleneck: int = 512, fixed_predictor_lr: bool = True
+    at: Setting,
+    *,
+    projection: int = 2048,
+    hidden: int = 2048,
+    bottleneck: int | None = None,
+    fixed_predictor_lr: bool = True,
 ) -> Recipe[TwoViews]:
     """SimSiam: predict one view from the other.
 
@@ -66,19 +72,21 @@ def simsiam(
     at
         What the run knows.
     projection
-        Width of the projector's layers and of the prediction.
+        Width of projection and prediction: 256, 512, 1024 and 2048 gave 65.3, 67.2, 67.5 and 68.1 % on ImageNet.
+    hidden
+        Width of the projector's hidden layers.
     bottleneck
-        Width of the predictor's hidden layer. The paper advises a quarter of the projection; equal widths are unstable.
+        Width of the predictor's hidden layer; one as wide as the projection is unstable. Default: a quarter of it.
     fixed_predictor_lr
         Keep the predictor's learning rate at its peak: 68.1 % on ImageNet, against 67.7 % with the cosine.
     """
-    positive(projection=projection, bottleneck=bottleneck)
+    positive(projection=projection, hidden=hidden, bottleneck=bottleneck)
     batch = at.batch_size or 512
-    hidden = (projection,) if at.small else (projection, projection)
+    before = (hidden,) if at.small else (hidden, hidden)
     method = SimSiam(
         at.encoder,
-        heads.mlp(at.encoder.width, *hidden, projection, bias=False, out_bias=False, out_norm="plain"),
-        heads.mlp(projection, bottleneck, projection, bias=False),
+        heads.mlp(at.encoder.width, *before, projection, bias=False, out_bias=False, out_norm="plain"),
+        heads.mlp(projection, bottleneck or max(projection // 4, 1), projection, bias=False),
     )
     set_scope_(method, "all")
     peak = (0.03 if at.small else 0.05) * batch / 256
@@ -101,4 +109,4 @@ def simsiam(
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
     at = Setting(encoder=build_encoder("tiny_cnn", image_size=32), image_size=32, samples=1000, epochs=5, batch_size=64)
-    return {"simsiam": on_the_world(simsiam(at, projection=256, bottleneck=64), peak=2e-3)}
+    return {"simsiam": on_the_world(simsiam(at, projection=256, hidden=256), peak=2e-3)}
