@@ -11,7 +11,8 @@ from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import build_optimiser, set_rates_
 from selfsight.method import Clock
 from selfsight.recipes.dino import dino
-from selfsight.recipes.recipe import Recipe, Setting
+from selfsight.recipes.recipe import Recipe, Setting, skip_vectors
+from selfsight.views import augment
 
 
 def clock(progress: float, epochs: int) -> Clock:
@@ -123,6 +124,47 @@ def test_the_small_image_column() -> None:
     assert method.centre.shape == (2048,)
     assert method.frozen_epochs == 0
     assert [(v.size, v.blur) for v in recipe.views.views] == [(32, None)] * 2
+
+
+def test_small_images_may_follow_solo_learn() -> None:
+    """Sheet 12's other column, and scripts/pretrain/cifar/dino.yaml."""
+    net = build_encoder("small_cnn", image_size=32)
+    recipe = dino(setting(net, 32), cifar="solo")
+    spec, method = recipe.optimisers["main"], recipe.method
+    assert (recipe.batch_size, recipe.epochs) == (256, 1000)
+    assert spec.build.keywords == {"momentum": 0.9, "eta": 0.02, "variant": "larc", "clip": True}
+    assert spec.groups is skip_vectors
+    assert [spec.lr(clock(p, 1000)) for p in (0, 0.01, 1)] == pytest.approx([3e-5, 0.3, 0])
+    assert (spec.weight_decay(clock(0, 1000)), spec.clip) == (1e-6, None)
+    assert [method.momentum(clock(p, 1000)) for p in (0, 1)] == pytest.approx([0.9995, 1.0])
+    assert [method.teacher_temperature(clock(p, 1000)) for p in (0, 1)] == [0.07, 0.07]
+    assert (method.centre.shape, method.frozen_epochs) == ((4096,), 1)
+    linears = [m for m in method.student_head.trunk if isinstance(m, nn.Linear)]
+    assert [m.out_features for m in linears] == [2048, 2048, 256]
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.student_head.trunk)
+    assert recipe.views.views == tuple(augment.small(32, kind="asymmetric", view=view) for view in (1, 2))
+    assert [v.scale for v in dino(setting(net, 32), cifar="solo", small_crops=1).views.views] == [
+        *[(0.4, 1.0)] * 2,
+        (0.05, 0.4),
+    ]
+    rising = dino(setting(net, 32), cifar="solo", temperature_epochs=10).method.teacher_temperature
+    assert rising(clock(0, 1000)) == pytest.approx(0.04)
+    assert dino(setting(vit(32, 4), 32), cifar="solo").epochs == 200  # transformers have no such column
+    with pytest.raises(ValueError, match="--cifar is 'paper'; choose lightly or solo"):
+        dino(setting(net, 32), cifar="paper")  # type: ignore[arg-type]
+
+
+def test_the_rate_at_the_end_is_a_choice() -> None:
+    """Sheet 12: the published ViT-S ends at 1e-5."""
+    for size, encoder in ((224, vit(224)), (224, build_encoder("small_cnn", image_size=32)), (32, vit(32, 4))):
+        ends = [
+            dino(setting(encoder, size), end_lr=end).optimisers["main"].lr(clock(1, 100)) for end in (None, 1e-5, 0.0)
+        ]
+        assert ends == pytest.approx([1e-6, 1e-5, 0.0])
+    net = setting(build_encoder("small_cnn", image_size=32), 32)
+    assert dino(net, end_lr=1e-3).optimisers["main"].lr(clock(1, 200)) == pytest.approx(1e-3)
+    with pytest.raises(ValueError, match="--end-lr must be 0 or greater, not -1"):
+        dino(net, end_lr=-1.0)
 
 
 def test_a_transformer_on_small_images() -> None:

@@ -7,9 +7,11 @@ from torch.optim import Adam
 
 from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import LARS, build_optimiser, set_rates_
+from selfsight.keyed import Key
 from selfsight.method import Clock
-from selfsight.recipes.recipe import OptimiserSpec, Setting
+from selfsight.recipes.recipe import OptimiserSpec, Setting, skip_vectors
 from selfsight.recipes.swav import swav
+from selfsight.views import augment
 
 
 def clock(progress: float, epochs: int) -> Clock:
@@ -76,6 +78,46 @@ def test_the_small_image_column() -> None:
     views = recipe.views.views
     assert [(v.size, v.scale, v.blur) for v in views] == [(32, (0.14, 1.0), None)] * 2
     assert [v.size for v in swav(setting(32), small_crops=4).views.views] == [32, 32, 16, 16, 16, 16]
+
+
+def test_small_images_may_follow_solo_learn() -> None:
+    """Sheet 13's other column, and scripts/pretrain/cifar/swav.yaml."""
+    recipe = swav(setting(32), cifar="solo")
+    spec, method = recipe.optimisers["main"], recipe.method
+    assert (recipe.batch_size, recipe.epochs) == (256, 1000)
+    assert spec.build.keywords == {"momentum": 0.9, "eta": 0.02, "variant": "larc", "clip": True}
+    assert spec.groups is skip_vectors
+    assert [spec.lr(clock(p, 1000)) for p in (0, 0.01, 1)] == pytest.approx([3e-5, 0.6, 0])
+    assert spec.weight_decay(clock(0, 1000)) == 1e-6
+    assert layers(method.projector) == ["256-2048+b", "bn[wb]", "ReLU", "2048-128+b"]
+    assert method.prototypes.weight.shape == (3000, 128)
+    assert [queue.keys.shape for queue in method.queues] == [(3840, 128)] * 2
+    assert (method.queue_epoch, method.frozen_epochs) == (50, 2)
+    assert recipe.views.views == (augment.small(32, kind="symmetric"),) * 2
+    assert recipe.views.views[0].scale == (0.08, 1.0)
+    more = swav(setting(32), cifar="solo", small_crops=1).views.views
+    assert [(v.size, v.scale, v.blur.p) for v in more[1:]] == [(32, (0.14, 1.0), 0.5), (16, (0.05, 0.14), 0.5)]
+    assert swav(setting(224), cifar="solo").epochs == 200  # large images have the paper's settings
+    with pytest.raises(ValueError, match="--cifar is 'paper'; choose lightly or solo"):
+        swav(setting(32), cifar="paper")  # type: ignore[arg-type]
+
+
+def test_more_than_two_crops_may_be_assigned() -> None:
+    """Sheet 13: ``crops_for_assign`` may list more than two; each has a queue of its own."""
+    recipe = swav(setting(32), large_crops=3, small_crops=1, queue=128)
+    assert [v.size for v in recipe.views.views] == [32, 32, 32, 16]
+    assert len(recipe.method.queues) == 3
+    index = torch.arange(4)
+    x = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    key = Key(0, torch.zeros(4, dtype=torch.long), index)
+    batch = recipe.views.render(x, recipe.views.plan(key), key)
+    assert (len(batch.large), len(batch.small)) == (3, 1)
+    objective = next(recipe.method.step(batch, clock(0, 200)))
+    assert objective.watch["assignment"].shape == (3 * 4, 512)
+    for crops in ({"large_crops": 0}, {"large_crops": 1}):
+        with pytest.raises(ValueError, match="leaves nothing to predict"):
+            swav(setting(32), **crops)
+    assert len(swav(setting(32), large_crops=1, small_crops=2).views.views) == 3
 
 
 def test_a_queue_that_the_batch_does_not_divide_is_refused() -> None:
