@@ -1,9 +1,13 @@
 """BYOL's recipe against sheet 10's tables."""
 
+from typing import Any
+
 import pytest
 from paper_size import at, large, layers, one_step, scopes, small
 
 from selfsight.engine.optimisers import LARS
+from selfsight.flags import Flags
+from selfsight.recipes.assembly import assemble
 from selfsight.recipes.byol import byol
 from selfsight.views import augment
 
@@ -65,6 +69,25 @@ def test_small_images_follow_solo_learn() -> None:
     assert recipe.method.momentum(at(1000, 1000, 256, 50_000)) == pytest.approx(1)
     assert layers(recipe.method.projector) == ["512-4096+b", "bn[wb]", "ReLU", "4096-256"]
     assert recipe.views.views == tuple(augment.small(32, kind="asymmetric", view=view) for view in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("flags", "momentum", "expected"),
+    [
+        ({"batch_size": 512, "lr": 0.8}, 0.9995, (0.4 * 2, 1.5e-6, 0.9995)),  # the paper's small batch
+        ({"batch_size": 256, "lr": 2.0, "weight_decay": 1e-6}, None, (2.0, 1e-6, 0.996)),  # the README's small run
+    ],
+)
+def test_the_sources_smaller_runs_are_a_matter_of_flags(
+    flags: dict[str, Any], momentum: float | None, expected: tuple[float, float, float]
+) -> None:
+    heads = {"hidden": 16, "projection": 8, "momentum": momentum}
+    asked = Flags(backbone="tiny_cnn", image_size=128, **flags)
+    recipe = assemble("byol", asked, heads, samples=9469, native=None).recipe
+    spec, start = recipe.optimisers["main"], at(0, 1000, flags["batch_size"], 9469)
+    assert recipe.epochs == 1000
+    assert spec.lr(at(10, 1000, flags["batch_size"], 9469)) == pytest.approx(expected[0])
+    assert (spec.weight_decay(start), recipe.method.momentum(start)) == pytest.approx(expected[1:])
 
 
 def test_momentum_flag_moves_the_start() -> None:

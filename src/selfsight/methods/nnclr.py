@@ -21,7 +21,8 @@ lightly-ai/lightly (e8d317f), and this file:
 
 - As in the paper and in solo-learn the anchors are neighbours of one view and the candidates predictions of the other.
   lightly compares the rows of both with each other, as SimCLR does.
-- Candidates are the predictions of all processes, with gradients. solo-learn's are those of one process.
+- Candidates are the predictions of all processes, with gradients: as in solo-learn; lightly's are those of one process
+  unless it is asked.
 - The queue starts with random directions, as in both; it takes the first view alone, as in solo-learn, where lightly's
   example pushes the second.
 - With accumulated gradients each micro-batch enters the queue at once.

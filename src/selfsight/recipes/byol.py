@@ -6,7 +6,8 @@ An online network predicts a slow target's view of the same image, without negat
 **Large images**: the paper's (74.3 % linear on ImageNet with ResNet-50 after 1000 epochs): LARS, batch 4096, heads of
 4096 and 256. Base learning rate, decay and target momentum depend on the length of the training; the official code has
 them for 40, 100, 300 and 1000 epochs, and the row of the next longer training is taken. The paper's run at batch 512
-(73.7 % after 1000 epochs) is ``--batch-size 512 --lr 0.8 --momentum 0.9995``.
+(73.7 % after 1000 epochs) is ``--batch-size 512 --lr 0.8 --momentum 0.9995``, the README's for one GPU (Imagenette,
+92.3 % online) ``--backbone resnet18 --image-size 128 --batch-size 256 --lr 2 --weight-decay 1e-6``.
 
 **Small images** (up to 96 px): solo-learn's CIFAR-10 settings (92.6 % linear with ResNet-18, the best published column
 of the sheet, and the one that keeps the paper's optimiser and heads): batch 256, 1000 epochs, decay 1e-5, target

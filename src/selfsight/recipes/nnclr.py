@@ -13,9 +13,10 @@ rate, 0.3 x batch / 256 after a warm-up of 10 epochs, and decay, 1e-6; batch 409
 pair of views without blur.
 
 **Differences**: the paper has no code. Its LARS is taken to be SimCLR's and its views BYOL's pair, as solo-learn's are;
-lightly takes SimCLR's. A queue is never longer than the data, since a second pass would find an image's own earlier
-embedding as its neighbour, and its default is rounded down to a multiple of the batch. solo-learn's linear layers
-before a batch norm have biases, which cancel there.
+lightly takes SimCLR's. A queue is never longer than the data, and its default is rounded down to a multiple of the
+batch; at that length every other image finds its own embedding of the last epoch there, which a shorter one avoids:
+``--queue 4096`` is lightly's for CIFAR-10. solo-learn's linear layers before a batch norm have biases, which cancel
+there.
 """
 
 from functools import partial
