@@ -88,9 +88,12 @@ def channels_of(encoder: Encoder) -> int:
 
 
 def view_of(plain: Views[Images]) -> View:
-    """The training view of the papers' probes and fine-tuning: 8 to 100 % of the area and a flip, as ``plain`` else."""
+    """The training view of the papers' probes and fine-tuning: 8 to 100 % of the area and a flip, as ``plain`` else.
+
+    What is tested in grey is trained in grey.
+    """
     facts = {name: getattr(plain, name) for name in ("size", "interpolation", "normalise")}
-    return View(scale=(0.08, 1.0), flip=0.5, **facts)
+    return View(scale=(0.08, 1.0), flip=0.5, grey=float(getattr(plain, "grey", False)), **facts)
 
 
 def crop_of(plain: Views[Images]) -> Views[Images]:

@@ -7,7 +7,7 @@ the seed and on nothing else. All views of one size are rendered in one go.
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
@@ -63,9 +63,13 @@ class Pipeline(ABC, Generic[B]):
 
     @property
     def plain(self) -> "PlainView":
-        """The evaluation view: whole image, centre cut, the first view's size, normalisation and interpolation."""
+        """The evaluation view: whole image, centre cut, the first view's size, normalisation and interpolation.
+
+        It is grey where all that the first view shows is.
+        """
         first = self.views[0]
-        return plain_view(first.size, first.normalise, interpolation=first.interpolation)
+        plain = plain_view(first.size, first.normalise, interpolation=first.interpolation)
+        return replace(plain, grey=first.grey >= 1)
 
 
 class _OneView(Pipeline[Images]):
