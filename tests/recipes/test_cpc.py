@@ -1,6 +1,7 @@
 """CPC's recipes against sheets 2 and 3."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch.optim import Adam
 
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.norms import LayerNorm
+from selfsight.evaluation.subject import crop_of
 from selfsight.flags import Flags
+from selfsight.keyed import Key
 from selfsight.parts.forecast import DIRECTIONS, MaskedConvolutions, RowGRU
 from selfsight.recipes.assembly import assemble, encoder_facts
 from selfsight.recipes.catalogue import card
@@ -133,6 +136,29 @@ def test_flags() -> None:
     assert second.method.forecasts["up"].target.out_features == 32
     assert len(second.method.forecasts["up"].context.blocks) == 3
     assert (second.views.drop, second.views.primitives) == (0, 1)
+
+
+@pytest.mark.parametrize(("function", "grey"), [(cpc, True), (cpc_v2, False)])
+def test_what_was_learnt_in_grey_is_probed_and_tuned_in_grey(function: Callable[..., Recipe], grey: bool) -> None:
+    """The crops of linear-sgd and of fine-tuning: grey images are what the encoder and the test know."""
+    crop = crop_of(function(small(image_size=64)).views.plain)
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    key = Key(0, torch.zeros(4, dtype=torch.long), torch.arange(4))
+    for views in (crop, crop.plain):
+        x = views.render(images, views.plan(key), key).x
+        assert torch.equal(x[:, 0], x[:, 1]) == grey
+        assert torch.equal(x[:, 0], x[:, 2]) == grey
+
+
+def test_shares_and_strides_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(ValueError, match="--grey is 2; it is a share"):
+        cpc(small(), grey=2.0)
+    with pytest.raises(ValueError, match="7 patches an axis, 6 px apart, do not fit into 32 px; give --patch too"):
+        cpc(small(), stride=6)
+    with pytest.raises(ValueError, match=r"probability from 0 to 1, not 1\.5"):
+        cpc_v2(small(), colour_drop=1.5)
+    with pytest.raises(ValueError, match="0 or more primitives, not -1"):
+        cpc_v2(small(), primitives=-1)
 
 
 def test_what_cannot_be_predicted_is_refused() -> None:

@@ -19,11 +19,13 @@ with an epsilon of 1e-7, batch 128; 300 epochs as for CPC.
 
 **Differences**: CPC's encoder has no norm in the paper; here each batch norm leaves its scale and shift behind, so that
 residual branches begin at zero; another encoder (``--backbone``) may not stand that, and gets layer norm. Its context
-is unnamed there, PixelCNN or a row GRU: the default is version 2's masked convolutions. CPC v2's 71.5 % are of a
-ResNet-161, which is not built here; the default is a ResNet-v2-50 of three stages (63.8 % are the paper's with a
-ResNet-50), in which layer norm takes batch norm's place. Version 2's patches change by a sub-crop, a flip, two of
-AutoAugment's primitives, colour jitter, grey and the loss of two of three colours, as the paper's, but not by its
-elastic deformations; the probabilities of jitter, grey and dropping are this file's.
+is unnamed there, PixelCNN or a row GRU: the default is version 2's masked convolutions. Greedy InfoMax's is a gated
+PixelCNN of four layers. CPC v2's 71.5 % are of a ResNet-161, which is not built here; the default is a ResNet-v2-50 of
+three stages (63.8 % are the paper's with a ResNet-50), in which layer norm takes batch norm's place. Version 2's
+patches change by a sub-crop, a flip, two of AutoAugment's primitives, colour jitter (0.8), grey (0.25) and the loss of
+two of three colours, as the paper's, but not by its elastic deformations, shears and changes of the colour histogram
+(0.2 each), whose strengths it does not give. The jitter's strength and the probability of dropping colours are this
+file's.
 """
 
 from collections.abc import Sequence
@@ -114,6 +116,8 @@ def cpc(
         Candidates are the patches of all processes, instead of each process's own.
     """
     first = 1 + ((1 if at.small else 0) if skip is None else skip)
+    if not 0 <= grey <= 1:
+        raise ValueError(f"--grey is {grey:g}; it is a share of the images, from 0 to 1")
     positive(steps=steps, width=width, depth=depth, patch=patch, stride=stride)
     patch, stride = _grid(at.image_size, 7, 64 / 256, patch, stride)
     scale = _crop(at, 256 / 300)
@@ -241,6 +245,8 @@ def _grid(size: int, side: int, share: float, patch: int | None, stride: int | N
     """Patch and stride: by default ``side`` patches an axis that fill it, each of about ``share`` of the image."""
     if patch is None:
         stride = stride or (size - int(size * share)) // (side - 1)
+        if (side - 1) * stride >= size:
+            raise ValueError(f"{side} patches an axis, {stride} px apart, do not fit into {size} px; give --patch too")
         return size - (side - 1) * stride, stride
     return patch, stride or max(1, patch // 2)
 

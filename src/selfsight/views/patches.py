@@ -100,8 +100,8 @@ class PatchGrid(Pipeline[Patches]):
 
     @property
     def plain(self) -> PlainView:
-        """The evaluation view: as large as the crop, normalised as the patches are, grey where all crops are."""
-        return replace(super().plain, grey=self.views[0].grey >= 1, normalise=self.each.normalise)
+        """The evaluation view: as large as the crop, normalised as the patches are."""
+        return replace(super().plain, normalise=self.each.normalise)
 
 
 def patch_grid(crop: View, each: View, *, stride: int, drop: float = 0.0, primitives: int = 0) -> PatchGrid:
@@ -122,6 +122,10 @@ def patch_grid(crop: View, each: View, *, stride: int, drop: float = 0.0, primit
     """
     if each.scale is not None or 2 * each.padding >= each.size:
         raise ValueError(f"a patch's view has scale=None and a padding of less than half its size, not {each}")
+    if not 0 <= drop <= 1:
+        raise ValueError(f"colours are dropped with a probability from 0 to 1, not {drop:g}")
+    if primitives < 0:
+        raise ValueError(f"a patch is changed by 0 or more primitives, not {primitives}")
     if stride < 1 or crop.size < each.size + stride:
         raise ValueError(
             f"patches of {each.size} px, {stride} px apart, do not fit twice into a view of {crop.size} px; "
