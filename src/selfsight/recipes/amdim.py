@@ -12,7 +12,8 @@ of 50 epochs, decay 1e-5, batch 480. The paper's 68.1 % are ``--backbone amdim_l
 fifth of the rate at 250 and 280. Images of 32 px are translated, those of 64 px cropped.
 
 **Differences**: the translation comes after the colours, of which contrast alone minds, by the mean of what it sees.
-Batch norm is over all processes, the code's over one GPU's share.
+Batch norm is over all processes, the code's over one GPU's share. Images of up to 96 px are evaluated whole, where the
+code cuts the centre of 64 out of 70 px (STL-10).
 """
 
 from functools import partial
