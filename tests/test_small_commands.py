@@ -137,6 +137,11 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path: Path, monkeyp
             "selfsight.pipelines.simclr_v2.settle",
             "; free space, then the same command",
         ),
+        (
+            ["pipeline", "simclr_v2", "--out", "new", "--overwrite"],
+            "selfsight.pipelines.simclr_v2.settle",
+            "; free space, then the same command without --overwrite",
+        ),
         (["report", "some/run"], "selfsight.report.page.write_report", ""),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -57,7 +57,7 @@ def _app(words: Sequence[str]) -> App:
 def _once_there_is_room(words: Sequence[str]) -> str:
     """How a call that met a full disk goes on."""
     if words[:1] == ["pipeline"]:
-        return "; free space, then the same command"
+        return f"; free space, then the same command{' without --overwrite' if '--overwrite' in words else ''}"
     return "; free space, then --resume" if words and words[0] in ("pretrain", *catalogue.stages()) else ""
 
 

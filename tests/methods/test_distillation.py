@@ -104,6 +104,23 @@ def test_a_batch_without_labels_has_the_answers_alone() -> None:
     )
 
 
+def test_the_mean_over_processes_is_the_joined_batchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes with two labels and one: each divides by the mean of their numbers. Without batch norm's part."""
+    teacher = Teacher()
+
+    def parted(*index: int, known: float) -> tuple[Objective, Tensor]:
+        monkeypatch.setattr("selfsight.methods.distillation.mean", lambda count: torch.full_like(count, known))
+        method = student(label_weight=0.25, teacher=teacher).eval()
+        found = objective(method, Images(images[list(index)], torch.tensor(index)))
+        return found, torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
+
+    images = batch(0, 1, 2, 3, 4, 5).x
+    whole, gradient = parted(0, 1, 2, 3, 4, 5, known=3.0)
+    (one, first), (two, second) = parted(0, 1, 2, known=1.5), parted(3, 4, 5, known=1.5)
+    torch.testing.assert_close((one.loss + two.loss) / 2, whole.loss)
+    torch.testing.assert_close((first + second) / 2, gradient)
+
+
 def test_it_comes_to_agree_with_its_teacher() -> None:
     teacher = Teacher()
     with torch.no_grad():

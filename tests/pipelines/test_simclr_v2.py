@@ -11,7 +11,7 @@ import yaml
 import selfsight
 from selfsight.cli import main
 from selfsight.engine.run import open_run
-from selfsight.errors import UserError
+from selfsight.errors import TrainingError, UserError
 from selfsight.pipelines.simclr_v2 import simclr_v2
 
 SHORT = {
@@ -117,9 +117,13 @@ def test_other_settings_are_refused_even_where_they_are_the_default(whole: Path)
 def test_without_a_student_there_are_three_stages_and_overwriting_leaves_nothing_old(tmp_path: Path) -> None:
     out = tmp_path / "run"
     one = {"pretrain_epochs": 1, "finetune_epochs": 1, "distill_epochs": 1}
-    simclr_v2(**{**SHORT, **one, "student": "tiny_cnn"}, out=out, report=False, max_time="0.01s")  # pyright: ignore
+    said: list[str] = []
+    how = {"out": out, "report": False, "overwrite": True}
+    simclr_v2(**{**SHORT, **one, "student": "tiny_cnn"}, **how, max_time="0.01s", say=said.append)  # pyright: ignore
+    assert said[0] == f"begins in {out}"
+    assert said[-1] == "stopped in 1-pretrain; the same command without --overwrite goes on from there"
     (out / "4-distill").mkdir()
-    found = simclr_v2(**{**SHORT, **one}, out=out, report=False, overwrite=True)  # pyright: ignore
+    found = simclr_v2(**{**SHORT, **one}, **how)  # pyright: ignore
     assert found["ended"] == "done"
     assert list(found["stages"]) == STAGES[:3]
     assert not (out / "4-distill").exists()
@@ -135,7 +139,11 @@ def test_without_a_student_there_are_three_stages_and_overwriting_leaves_nothing
         (["--label-weight", "1"], "--label-weight is 1"),
         (["--student", "resnet81"], "unknown backbone 'resnet81'"),
         (["--finetune-batch-size", "500"], "--finetune-batch-size is 500, but there are"),
-        (["--pretrain-batch-size", "500"], "larger than the data, 300 images"),
+        (["--pretrain-batch-size", "500"], "larger than the data, 300 images; use --pretrain-batch-size 256 or less"),
+        (["--distill-batch-size", "500"], "--distill-batch-size is 500, but there are 300 images; use fewer"),
+        (["--devices", "3"], "--pretrain-batch-size 50 does not divide into 3 devices"),
+        (["--devices", "2", "--finetune-batch-size", "15"], "--finetune-batch-size 15 does not divide into 2 devices"),
+        (["--devices", "0"], "--devices is 0; it must be at least 1"),
         (["--distill-epochs", "0"], "--distill-epochs is 0"),
         (["--finetune-lr", "0"], "--finetune-lr is 0"),
         (["--data", "PLAIN"], "no labels"),
@@ -158,6 +166,15 @@ def test_mistakes_get_one_line_before_anything_is_trained(
     assert (left.value.code, len(lines)) == (2, 1), said
     assert told in lines[0]
     assert not (tmp_path / "new").exists()
+
+
+def test_what_fails_names_the_pipelines_own_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **how: object) -> None:
+        raise TrainingError("out of memory; --accumulate 2 keeps the batch in pieces, --batch-size 25 halves it")
+
+    monkeypatch.setattr("selfsight.pipelines.simclr_v2.run_from_flags", full)
+    with pytest.raises(TrainingError, match="^out of memory; --pretrain-batch-size 25 halves it"):
+        simclr_v2(**SHORT, out=tmp_path / "run")  # pyright: ignore
 
 
 def test_a_folder_that_holds_something_else_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,9 @@ from selfsight.cli import main
 from selfsight.engine.run import OpenRun, open_run
 from selfsight.errors import UserError
 from selfsight.evaluation.classifier import tuned_labels
+from selfsight.flags import Flags
 from selfsight.keyed import Key
-from selfsight.pipelines.stages import distill, finetune
+from selfsight.pipelines.stages import distill, finetune, run_stage
 from selfsight.pretraining import pretrain
 
 COMMON: dict[str, Any] = {"optimiser": "adamw", "precision": "32", "report": False}
@@ -138,6 +139,63 @@ def test_a_stage_goes_on_bit_for_bit(kind: str, first: OpenRun, tuned: OpenRun, 
     assert (again.path / "evaluation" / "classifier.json").exists()
 
 
+def a_copy(run: OpenRun, place: Path, without: str = "", **flags: object) -> OpenRun:
+    """The run in another folder, as if it had been begun with other flags, or had lost a part."""
+    shutil.copytree(run.path, place, ignore=shutil.ignore_patterns(without) if without else None)
+    settings = yaml.safe_load((place / "run.yaml").read_text())
+    settings["flags"] |= flags
+    (place / "run.yaml").write_text(yaml.safe_dump(settings))
+    return open_run(place)
+
+
+def test_a_stage_takes_the_images_that_a_limit_left(
+    first: OpenRun, tuned: OpenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which those are depends on the seed: with another, --label-weight would learn labels that were not given."""
+    seen: list[Flags] = []
+
+    def looked_at(name: str, flags: Flags, hyper: dict[str, Any], **how: object) -> None:
+        seen.append(flags)
+
+    monkeypatch.setattr("selfsight.pipelines.stages.run_from_flags", looked_at)
+    begun = a_copy(first, tmp_path / "begun", limit=100, seed=3)
+    teacher = a_copy(tuned, tmp_path / "teacher", limit=100, seed=3)
+    run_stage("finetune", begun.path, {}, say=lambda text: None)
+    run_stage("distill", teacher.path, {"label_weight": 0.5}, say=lambda text: None)
+    assert [(flags.limit, flags.seed) for flags in seen] == [(100, 3)] * 2
+    with pytest.raises(UserError, match="leave out --data, --labels, --limit and --seed, or --label-weight"):
+        run_stage("distill", teacher.path, {"label_weight": 0.5, "seed": 0}, say=lambda text: None)
+
+
+def test_it_is_said_that_a_pretraining_has_not_ended(
+    first: OpenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("selfsight.pipelines.stages.run_from_flags", lambda *given, **how: None)
+    stopped = a_copy(first, tmp_path / "stopped", without="encoder.safetensors")
+    for run in (first, stopped):
+        run_stage("finetune", run.path, {}, say=said.append)
+    assert said == [f"{stopped.path} has not come to its end: its last checkpoint is taken"]
+
+
+def test_without_the_head_there_is_the_encoder(first: OpenRun, tmp_path: Path) -> None:
+    bare = a_copy(first, tmp_path / "bare", without="checkpoints")
+    with pytest.raises(UserError, match="no checkpoint to take the head's layers from; use --head-layers 0"):
+        finetune(bare.path, **TUNE, out=tmp_path / "tuned")
+    assert finetune(bare.path, **{**TUNE, "epochs": 1}, head_layers=0, out=tmp_path / "tuned").finished
+
+
+def test_a_student_may_be_of_a_kind_that_the_pretraining_does_not_take(tmp_path: Path) -> None:
+    small = {**QUICK, "data": "world:60", "batch_size": 20}
+    begun = pretrain("amdim", **{**small, "backbone": "amdim_nano"}, out=tmp_path / "first")
+    run = finetune(begun.path, **{**TUNE, "epochs": 1, "fraction": 1.0}, head_layers=0)
+    student = distill(run.path, **COMMON, epochs=1, batch_size=20, backbone="tiny_cnn")
+    assert student.settings["resolved"]["backbone"] == "tiny_cnn"
+    ours, theirs = (found.assembly.recipe.views.plain for found in (student, begun))
+    assert (ours.size, ours.normalise, ours.interpolation) == (theirs.size, theirs.normalise, theirs.interpolation)
+    assert selfsight.load_classifier(student.path)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
 def test_resuming_with_other_settings_says_which(first: OpenRun, tuned: OpenRun) -> None:
     with pytest.raises(UserError, match=r"--fraction 0\.2 -> 0\.5"):
         finetune(first.path, out=tuned.path, resume=True, fraction=0.5)
@@ -193,8 +251,9 @@ def test_images_without_labels_are_left_to_the_student(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["finetune", "no/run"], "no run at no/run"),
+        (["finetune", "PARENT"], "it has no run.yaml; it holds"),
         (["finetune", "FIRST", "--head-layers", "4"], "--head-layers is 4, but the head has 3 layers; use 0 to 3"),
-        (["finetune", "FIRST", "--fraction", "1.5"], "the fraction of labels is 1.5"),
+        (["finetune", "FIRST", "--fraction", "1.5"], "--fraction is 1.5; it lies above 0, and 1 is all labels"),
         (["finetune", "FIRST", "--batch-size", "5000"], "larger than the data"),
         (["finetune", "FIRST", "--backbone", "resnet18"], "--backbone"),
         (["finetune", "TUNED"], "is fine-tuned already; give the pretrained run"),
@@ -222,6 +281,7 @@ def test_mistakes_get_one_line(
 ) -> None:
     np.save(tmp_path / "plain.npy", np.zeros((30, 3, 32, 32), dtype=np.uint8))
     names = {"FIRST": str(first.path), "TUNED": str(tuned.path), "PLAIN": str(tmp_path / "plain.npy")}
+    names["PARENT"] = str(first.path.parent)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

@@ -15,9 +15,10 @@ from selfsight.recipes.recipe import Group, Setting
 from selfsight.recipes.simclr import simclr
 from selfsight.recipes.simclr_v2 import simclr_v2
 from selfsight.views import augment
-from selfsight.views.view import View
+from selfsight.views.view import Normalise, View
 
-BEFORE = {"method": "simclr_v2", "hyper": {}, "epochs": 800, "batch_size": 4096}
+VIEW = {"size": 224, "interpolation": "bicubic", "normalise": None, "grey": False}
+BEFORE = {"method": "simclr_v2", "hyper": {}, "epochs": 800, "batch_size": 4096, "view": VIEW}
 
 
 @pytest.mark.slow
@@ -119,10 +120,30 @@ def test_no_labels_no_fine_tuning() -> None:
             finetune(setting, pretext=BEFORE)
 
 
+@pytest.mark.parametrize("fraction", [0.0, 10.0])
+def test_a_share_is_no_percentage(fraction: float) -> None:
+    with pytest.raises(ValueError, match=rf"--fraction is {fraction:g}; .*: 0.1 is 10 %"):
+        labelled(fraction)
+
+
 def student(setting: Setting, monkeypatch: pytest.MonkeyPatch, **own: object):
     teacher = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 7))
     monkeypatch.setattr("selfsight.recipes.distill.load_classifier", lambda run: teacher)
-    return distill(setting, teacher="some/run", classes=list("abcdefg"), pretext=BEFORE, **own)
+    return distill(setting, teacher="some/run", classes=list("abcdefg"), **{"pretext": BEFORE, **own})
+
+
+@pytest.mark.parametrize("method", ["mae", "amdim", "cpc"])
+def test_the_student_need_not_be_what_the_pretraining_takes(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A convolutional student of a transformer, or of AMDIM's encoder; it sees images as they did."""
+    view = {"size": 224, "interpolation": "bilinear", "normalise": [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], "grey": True}
+    recipe = student(
+        Setting(encoder=Width(8), image_size=224, samples=IMAGENET),
+        monkeypatch,
+        pretext={**BEFORE, "method": method, "view": view},
+    )
+    normalise = Normalise((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert recipe.views.views == (View(size=224, scale=(0.08, 1.0), grey=1.0, normalise=normalise),)
+    assert (recipe.views.plain.normalise, recipe.views.plain.grey) == (normalise, True)
 
 
 @pytest.mark.slow

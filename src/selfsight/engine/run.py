@@ -39,7 +39,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"there is no run at {path.parent}: it has no run.yaml") from None
+        inside = sorted(str(found.parent) for found in path.parent.glob("*/run.yaml"))
+        hint = f"; it holds {', '.join(inside[:4])}{'...' if len(inside) > 4 else ''}" if inside else ""
+        raise UserError(f"there is no run at {path.parent}: it has no run.yaml{hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a run's settings ({type(error).__name__})") from None
     if not isinstance(settings, dict) or not {"format", "method", "flags"} <= settings.keys():

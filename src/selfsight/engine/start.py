@@ -78,6 +78,8 @@ def _begin_with_(method: Method, begun: OpenRun, name: str) -> str:
     """
     layers = [key for key in method.state_dict() if key.startswith("projector.")]
     if name in catalogue.stages() and layers:
+        if not (begun.path / "checkpoints" / "last.pt").exists():
+            raise UserError(f"{begun.path} has no checkpoint to take the head's layers from; use --head-layers 0")
         state = begun.recipe().method.state_dict()
         method.load_state_dict({key: state[key] for key in layers}, strict=False)
         return "the encoder and the first layers of the head"

@@ -44,11 +44,18 @@ class Stage:
 
 
 def settle(
-    folder: Path, name: str, asked: Mapping[str, Any], given: Collection[str], *, overwrite: bool
+    folder: Path,
+    name: str,
+    asked: Mapping[str, Any],
+    given: Collection[str],
+    *,
+    later: Mapping[str, str],
+    overwrite: bool,
 ) -> dict[str, Any]:
     """The settings to go on with: those that the pipeline was begun with, else the call's, which are then written.
 
-    A setting that the call gives with another value is refused, as by a run's ``--resume``.
+    A setting that the call gives with another value is refused, as by a run's ``--resume``, but for those of ``later``
+    stages: it names the first that each is for, and until that has learnt something they may change.
     """
     if is_launched():
         raise UserError("a pipeline starts its own processes; call it once, with --devices")
@@ -58,18 +65,22 @@ def settle(
         if not isinstance(found, dict) or found.get("pipeline") != name or found.get("format", FORMAT + 1) > FORMAT:
             raise UserError(f"{path} is not what this version's {name} has written; choose another --out")
         before = found["settings"]
-        other = [
-            f"--{k.replace('_', '-')} {before.get(k)} -> {asked[k]}" for k in sorted(given) if asked[k] != before.get(k)
-        ]
-        if other:
+        other = [k for k in sorted(given) if asked[k] != before.get(k)]
+        fixed = [k for k in other if k not in later or _has_learnt(folder / later[k])]
+        if fixed:
+            words = ", ".join(f"--{k.replace('_', '-')} {before.get(k)} -> {asked[k]}" for k in fixed)
             raise UserError(
-                f"{folder} was begun with other settings ({', '.join(other)}); go on without them, or start anew with "
+                f"{folder} was begun with other settings ({words}); go on without them, or start anew with "
                 "--overwrite or another --out"
             )
-        return before
+        return before | {k: asked[k] for k in other}
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not path.exists())):
         raise UserError(f"{folder} exists, is not empty and holds no pipeline; choose another --out")
     return dict(asked)
+
+
+def _has_learnt(place: Path) -> bool:
+    return (place / "checkpoints" / "last.pt").exists() or (place / "encoder.safetensors").exists()
 
 
 def begin(folder: Path, name: str, settings: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -82,8 +93,11 @@ def begin(folder: Path, name: str, settings: Mapping[str, Any], *, overwrite: bo
     write_atomically(folder / SETTINGS, text.encode())
 
 
-def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, say: Say) -> Ending:
-    """Runs the stages that are not done, measures those that are not measured, and writes the summary."""
+def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, again: str, say: Say) -> Ending:
+    """Runs the stages that are not done, measures those that are not measured, and writes the summary.
+
+    ``again`` says which call goes on where this one is stopped.
+    """
     until = None if seconds is None else time.monotonic() + seconds
     for stage in stages:
         place = folder / stage.name
@@ -98,7 +112,7 @@ def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, s
                 how["max_time"] = f"{max(until - time.monotonic(), 0.01):.2f}s"
             ended = stage.run(place, how)
             if ended != "done":
-                say(f"stopped in {stage.name}; the same command goes on from there")
+                say(f"stopped in {stage.name}; {again} goes on from there")
                 return ended
         if not (place / "evaluation" / f"{stage.protocol}.json").exists():
             stage.measure(place)

@@ -8,7 +8,9 @@ asked for, it learns from that one.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,11 @@ from typing import Any
 from selfsight.data.cache import cache_folder
 from selfsight.data.protocol import Source
 from selfsight.data.workers import default_workers
-from selfsight.encoders.build import build_encoder
 from selfsight.engine.loop import Ending
 from selfsight.engine.machine import pick_device, pick_precision
 from selfsight.engine.run import open_run
 from selfsight.engine.start import Say
-from selfsight.errors import UserError
+from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation.classifier import NAME, Labels, evaluate_classifier, open_labels
 from selfsight.evaluation.evaluate import measure, save, show
 from selfsight.evaluation.processes import processes
@@ -30,10 +31,10 @@ from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import open_subject
 from selfsight.flags import Device, Flags, Optimiser, Precision
 from selfsight.flags import seconds as seconds_of
-from selfsight.pipelines.chain import SUMMARY, Stage, begin, carry_out, settle, show_summary
-from selfsight.pipelines.stages import run_stage
+from selfsight.pipelines.chain import SETTINGS, SUMMARY, Stage, begin, carry_out, settle, show_summary
+from selfsight.pipelines.stages import facts_of, run_stage
 from selfsight.pretraining import run_from_flags
-from selfsight.recipes.assembly import assemble, resolve_size
+from selfsight.recipes.assembly import Assembly, assemble
 
 PROBE = "linear-lbfgs"
 LEAST = 5
@@ -48,6 +49,14 @@ DEFAULTS: Mapping[str, Any] = {
     "optimiser": "paper",
     "seed": 0,
 }
+LATER: Mapping[str, str] = {
+    **dict.fromkeys(("head_layers", "finetune_epochs", "finetune_batch_size", "finetune_lr"), "2-finetune"),
+    **dict.fromkeys(
+        ("temperature", "label_weight", "distill_epochs", "distill_batch_size", "distill_lr"), "3-self-distill"
+    ),
+    "student": "4-distill",
+}
+"""The first stage that a setting is for, of those that are not for the first of all."""
 
 
 def simclr_v2(
@@ -89,8 +98,9 @@ def simclr_v2(
     """From unlabelled images and few labels to a classifier: pretrain, fine-tune, distill (SimCLR v2).
 
     Each stage is a run in a folder of its own, OUT/1-pretrain, OUT/2-finetune, OUT/3-self-distill and, with --student,
-    OUT/4-distill. The same call again, or one with --out alone, goes on where the first was stopped. At the end a table
-    has each stage's accuracy on test images beside its baselines; OUT/summary.json has the same.
+    OUT/4-distill. The same call again, or one with --out alone, goes on where the first was stopped; settings of stages
+    that have not begun may still change. At the end a table has each stage's accuracy on test images beside its
+    baselines; OUT/summary.json has the same.
 
     Args:
         out: the pipeline's folder.
@@ -135,7 +145,7 @@ def simclr_v2(
     tell = say or (lambda text: None)
     plain = {name: _plain(name, DEFAULTS.get(name) if value is None else value) for name, value in asked.items()}
     chain = _Chain(
-        settings=settle(out, "simclr_v2", plain, given, overwrite=overwrite),
+        settings=settle(out, "simclr_v2", plain, given, later=LATER, overwrite=overwrite),
         execution={
             "device": device,
             "devices": devices,
@@ -151,8 +161,10 @@ def simclr_v2(
     limit_s = seconds_of(max_time)
     stages = chain.stages(out)
     labelled = chain.check()
+    tell(f"{'begins' if overwrite or not (out / SETTINGS).exists() else 'goes on'} in {out}")
     begin(out, "simclr_v2", chain.settings, overwrite=overwrite)
-    ended = carry_out(out, stages, seconds=limit_s, say=tell)
+    again = "the same command without --overwrite" if overwrite else "the same command"
+    ended = carry_out(out, stages, seconds=limit_s, again=again, say=tell)
     if say is not None and (out / SUMMARY).exists():
         kept, tested = len(chain.kept(labelled)), len(labelled.data.test)
         title = f"SimCLR v2 on {labelled.whole.name}: {len(labelled.whole):,} images, {kept:,} with labels"
@@ -172,6 +184,16 @@ def _plain(name: str, value: Any) -> Any:
     if value is not None and name in ("data", "labels") and Path(value).exists():
         return str(Path(value).resolve())
     return str(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def _named_after(stage: str) -> Iterator[None]:
+    """What is refused or fails names the pipeline's own flags: ``--finetune-lr`` for a stage's ``--lr``."""
+    try:
+        yield
+    except (UserError, TrainingError) as error:
+        text = re.sub(r"--accumulate \d+ [^,;]*, ", "", str(error))  # which pipelines do not have
+        raise type(error)(re.sub(r"--(epochs|batch-size|lr)\b", rf"--{stage}-\1", text)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,10 +236,8 @@ class _Chain:
         if not 0 <= how["label_weight"] < 1:
             raise UserError(f"--label-weight is {how['label_weight']}; it lies from 0, without labels, to below 1")
         for stage in ("pretrain", "finetune", "distill"):
-            try:
+            with _named_after(stage):
                 Flags(**self.flags(stage)).check()
-            except UserError as error:
-                raise UserError(str(error).replace("--", f"--{stage}-", 1)) from None
         flags = self.pretraining
         flags.check()
         pick_precision(flags.precision, pick_device(flags.device))
@@ -225,14 +245,36 @@ class _Chain:
         whole, kept = labels.whole, len(self.kept(labels))
         if kept < LEAST:
             raise UserError(f"--fraction {how['fraction']} leaves {kept} labelled images; give at least {LEAST}")
-        assemble("simclr_v2", flags, {}, samples=len(whole), native=whole.native)
-        batch = how["finetune_batch_size"]
-        if batch is not None and batch > kept:
-            raise UserError(f"--finetune-batch-size is {batch}, but there are {kept} labelled images; use fewer")
-        if how["student"] is not None:
-            size = resolve_size(flags, whole.native)
-            build_encoder(how["student"], image_size=size, channels=flags.channels)
+        for stage, images, which in (("finetune", kept, "labelled images"), ("distill", len(whole), "images")):
+            batch = how[f"{stage}_batch_size"]
+            if batch is not None and batch > images:
+                raise UserError(f"--{stage}-batch-size is {batch}, but there are {images} {which}; use fewer")
+        with _named_after("pretrain"):
+            made = assemble("simclr_v2", flags, {}, samples=len(whole), native=whole.native)
+        self.check_later(made, native=whole.native, samples={"finetune": kept, "distill": len(whole)})
         return labels
+
+    def check_later(self, first: Assembly, *, native: tuple[int, int, int] | None, samples: Mapping[str, int]) -> None:
+        """Assembles the stages after the first: batches that the devices cannot share, a student that is unknown."""
+        how, view = self.settings, facts_of(first.recipe.views.plain)
+        done = {"epochs": first.recipe.epochs, "batch_size": first.recipe.batch_size}
+        pretext = {"method": "simclr_v2", "hyper": {}, **done, "view": view}
+        shared = {name: how[name] for name in ("backbone", "channels")} | {"image_size": view["size"]}
+        later: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+            ("finetune", shared, {"head_layers": how["head_layers"]}),
+            ("distill", {**shared, "backbone": how["student"] or how["backbone"]}, {"teacher": "", "classes": ["any"]}),
+        ]
+        for stage, flags, hyper in later:
+            with _named_after(stage):
+                assemble(
+                    stage,
+                    Flags(**self.flags(stage, **flags)),
+                    {**hyper, "pretext": pretext},
+                    samples=samples[stage],
+                    native=native,
+                    classes=1,
+                    training=False,
+                )
 
     def stages(self, out: Path) -> list[Stage]:
         """Each stage with its folder's name, in their order."""
@@ -240,7 +282,13 @@ class _Chain:
         softly = {"temperature": how["temperature"], "label_weight": how["label_weight"]}
         tuning = {name: how[name] for name in ("fraction", "head_layers")} | {"label_seed": how["seed"]}
         found = [
-            Stage(name="1-pretrain", what="linear probe", protocol=PROBE, run=self._pretrain, measure=self._probe),
+            Stage(
+                name="1-pretrain",
+                what="pretrained; linear probe",
+                protocol=PROBE,
+                run=self._pretrain,
+                measure=self._probe,
+            ),
             self._stage("2-finetune", "fine-tuned", "finetune", out / "1-pretrain", tuning),
             self._stage("3-self-distill", "distilled into its own kind", "distill", out / "2-finetune", softly),
         ]
@@ -252,7 +300,8 @@ class _Chain:
     def _stage(self, name: str, what: str, kind: str, argument: Path, own: Mapping[str, Any]) -> Stage:
         def run(folder: Path, begin: dict[str, Any]) -> Ending:
             options = {**self.flags(kind), **own, "out": folder, **begin}
-            return run_stage(kind, argument, options, say=self.say, quiet=self.quiet)[1]
+            with _named_after(kind):
+                return run_stage(kind, argument, options, say=self.say, quiet=self.quiet)[1]
 
         def measured(folder: Path) -> object:
             where = {"device": self.execution["device"], "workers": self.execution["workers"]}
@@ -262,7 +311,8 @@ class _Chain:
 
     def _pretrain(self, folder: Path, begin: dict[str, Any]) -> Ending:
         flags = Flags(**{**vars(self.pretraining), "out": folder, **begin})
-        return run_from_flags("simclr_v2", flags, {}, say=self.say, quiet=self.quiet)[1]
+        with _named_after("pretrain"):
+            return run_from_flags("simclr_v2", flags, {}, say=self.say, quiet=self.quiet)[1]
 
     def _probe(self, folder: Path) -> object:
         """A linear classifier of the frozen features, from the same labels that fine-tuning gets."""

@@ -68,6 +68,8 @@ def run_stage(
         if option not in common | own:
             raise unknown(f"flag of {name}", option, common | own)
     begun = open_run(argument)
+    if not begun.finished and not options.get("resume") and PREPARED not in os.environ:
+        say(f"{begun.path} has not come to its end: its last checkpoint is taken")
     flags, hyper = _FOLLOWS[name](begun, options)
     hyper |= {k: v for k, v in options.items() if k in own}
     flags = flags_from(flags | {k: v for k, v in options.items() if k in common})
@@ -111,8 +113,19 @@ def _after_pretraining(begun: OpenRun, options: Mapping[str, Any]) -> tuple[dict
         "hyper": dict(begun.settings.get("hyper", {})),
         "epochs": resolved["epochs"],
         "batch_size": resolved["batch_size"],
+        "view": facts_of(begun.assembly.recipe.views.plain),
     }
     return flags, {"pretext": pretext}
+
+
+def facts_of(plain: Any) -> dict[str, Any]:
+    """An evaluation view as run.yaml has it: a student of any architecture sees images as its teacher does."""
+    return {
+        "size": plain.size,
+        "interpolation": plain.interpolation,
+        "normalise": plain.normalise and [list(numbers) for numbers in plain.normalise],
+        "grey": plain.grey,
+    }
 
 
 def _after_finetuning(begun: OpenRun, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -139,10 +152,11 @@ def _after_finetuning(begun: OpenRun, options: Mapping[str, Any]) -> tuple[dict[
 
 def _same_images(flags: Flags, tuned: OpenRun) -> None:
     now, before = flags.plain(), tuned.settings["flags"]
-    if any(now[name] != before.get(name) for name in ("data", "labels", "limit")):
+    chosen = ("limit", "seed") if flags.limit else ("limit",)  # the seed says which images a limit leaves
+    if any(now[name] != before.get(name) for name in ("data", "labels", *chosen)):
         raise UserError(
             "--label-weight learns the teacher's labels beside its answers, which belong to its own images; "
-            "leave out --data, --labels and --limit, or --label-weight"
+            f"leave out --data, --labels, {' and '.join(f'--{name}' for name in chosen)}, or --label-weight"
         )
 
 
@@ -151,7 +165,7 @@ _FOLLOWS: dict[str, _Follow] = {"finetune": _after_pretraining, "distill": _afte
 
 
 def _images(begun: OpenRun, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The images of ``begun``, where the call gives no others."""
+    """The images of ``begun``, where the call gives no others; the seed says which a limit leaves of them."""
     if options.get("data") is not None:
         return {}
-    return {"data": begun.data(), "labels": begun.flags.labels, "limit": begun.flags.limit}
+    return {name: getattr(begun.flags, name) for name in ("labels", "limit", "seed")} | {"data": begun.data()}

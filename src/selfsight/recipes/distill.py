@@ -9,6 +9,7 @@ found little difference between. The student begins at random unless ``--init-fr
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,9 +23,10 @@ from selfsight.evaluation.subject import crop_of
 from selfsight.loading import load_classifier
 from selfsight.methods.distillation import Distillation
 from selfsight.parts.batchnorm import set_scope_
-from selfsight.recipes.finetune import pretraining
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, positive, skip_vectors
 from selfsight.schedules import constant, warmup_cosine
+from selfsight.views.pipelines import PlainView, plain_view
+from selfsight.views.view import Normalise
 
 STAGES = {
     "distill": {
@@ -79,7 +81,7 @@ def distill(
     label_seed
         The teacher's choice of them.
     pretext
-        The teacher's pretraining.
+        The teacher's pretraining; its view of images is the student's.
     """
     positive(temperature=temperature)
     if not 0 <= label_weight < 1:
@@ -91,7 +93,6 @@ def distill(
         labels = torch.full((at.samples,), -1)
         mine = labelled_fraction(at.labels, fraction, seed=label_seed)
         labels[torch.from_numpy(mine)] = torch.from_numpy(np.asarray(at.labels)[mine].astype(np.int64))
-    plain = pretraining(at, pretext).views.plain
     method = Distillation(
         at.encoder,
         load_classifier(teacher) if at.training else None,
@@ -111,8 +112,14 @@ def distill(
     )
     return Recipe(
         method=method,
-        views=crop_of(plain),  # pyright: ignore[reportArgumentType]
+        views=crop_of(_plain(pretext["view"])),  # pyright: ignore[reportArgumentType]
         optimisers={"main": main},
         epochs=epochs,
         batch_size=batch,
     )
+
+
+def _plain(facts: Mapping[str, Any]) -> PlainView:
+    """The pretraining's evaluation view, by its facts alone: its recipe may not take the student's encoder."""
+    normalise = facts["normalise"] and Normalise(*map(tuple, facts["normalise"]))
+    return replace(plain_view(facts["size"], normalise, interpolation=facts["interpolation"]), grey=facts["grey"])

@@ -65,6 +65,8 @@ def finetune(
     pretext
         The pretraining: its method, hyper-parameters, batch and epochs.
     """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"--fraction is {fraction:g}; it lies above 0, and 1 is all labels: 0.1 is 10 %")
     before = pretraining(at, pretext)
     head = getattr(before.method, "projector", None)
     if head_layers and head is None:
