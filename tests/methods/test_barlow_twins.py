@@ -1,12 +1,20 @@
-"""Barlow Twins: standardisation by view, scale, and what it hands over."""
+"""Barlow Twins: standardisation by view, scale, its gradient over processes, and what it hands over."""
+
+import threading
+from collections.abc import Callable
 
 import pytest
 import torch
-from stand_ins import SmallEncoder, take_step, two_views
+import torch.distributed as dist
+from stand_ins import SmallEncoder, clock, take_step, two_views
 from torch import Tensor, nn
 
+from selfsight.batches import TwoViews
+from selfsight.distributed import mean, total
+from selfsight.methods import barlow_twins
 from selfsight.methods.barlow_twins import BarlowTwins
 from selfsight.parts import heads
+from selfsight.parts.batchnorm import set_scope_
 
 
 def barlow(scale: float = 1.0) -> BarlowTwins:
@@ -80,3 +88,79 @@ def test_it_decorrelates() -> None:
     method, batch = barlow(), two_views(32)
     losses = [take_step(method, batch, lr=0.05).loss.item() for _ in range(20)]
     assert losses[-1] < losses[0] / 2
+
+
+Mean = Callable[[Tensor], Tensor]
+
+
+def codes_mean(x: Tensor) -> Tensor:
+    """The official code's: a sum over processes that the gradient does not see."""
+    own = x / dist.get_world_size()
+    return own + (total(x) / dist.get_world_size() - own).detach()
+
+
+def joined() -> BarlowTwins:
+    method = barlow().double()
+    set_scope_(method, "all")
+    return method
+
+
+def gradients(method: BarlowTwins, batch: TwoViews) -> list[Tensor]:
+    objective = next(method.step(batch, clock()))
+    return list(torch.autograd.grad(objective.loss, [p for _, p in method.trainables()["main"]]))
+
+
+def of_two_processes(patch: pytest.MonkeyPatch, average: Mean) -> list[Tensor]:
+    """The gradients of two processes with half of the batch each, averaged as the engine does.
+
+    Two threads in lock step play them: on a processor a backward pass runs in the thread that asks for it.
+    """
+    local, barrier, desk = threading.local(), threading.Barrier(2, timeout=60), [torch.zeros(()), torch.zeros(())]
+
+    def exchanged(x: Tensor) -> list[Tensor]:
+        desk[local.rank] = x.clone()
+        barrier.wait()
+        both = list(desk)
+        barrier.wait()
+        return both
+
+    def all_reduce(x: Tensor) -> None:
+        x.copy_(sum(exchanged(x)))
+
+    def all_gather(parts: list[Tensor], x: Tensor) -> None:
+        for part, theirs in zip(parts, exchanged(x), strict=True):
+            part.copy_(theirs)
+
+    batch = two_views(24, dtype=torch.float64)
+    parts = [TwoViews(*(x[own] for x in batch)) for own in (slice(0, 12), slice(12, 24))]
+    methods = [joined() for _ in range(2)]
+    found: list[list[Tensor]] = [[], []]
+
+    def process(rank: int) -> None:
+        local.rank = rank
+        found[rank] = gradients(methods[rank], parts[rank])
+
+    with patch.context() as world:
+        world.setattr(dist, "is_initialized", lambda: True)
+        world.setattr(dist, "get_world_size", lambda: 2)
+        world.setattr(dist, "get_rank", lambda: local.rank)
+        world.setattr(dist, "all_reduce", all_reduce)
+        world.setattr(dist, "all_gather", all_gather)
+        world.setattr(barlow_twins, "mean", average)
+        threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return [(a + b) / 2 for a, b in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize(("average", "share"), [(mean, 1.0), (codes_mean, 0.5)], ids=["here", "the code"])
+def test_two_processes_have_the_true_gradient_where_the_code_has_half_of_it(
+    average: Mean, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sheet 15: over W processes the code trains with 1 / W of the gradient of the joined batch."""
+    alone = gradients(joined(), two_views(24, dtype=torch.float64))
+    assert max(float(g.abs().max()) for g in alone) > 0.1
+    for mine, theirs in zip(of_two_processes(monkeypatch, average), alone, strict=True):
+        torch.testing.assert_close(mine, share * theirs, rtol=1e-7, atol=1e-10)

@@ -64,7 +64,8 @@ def test_v1_on_small_images_follows_the_official_notebook() -> None:
     assert [len(q.keys) for q in method.queues] == [4096]
     assert (method.temperature, method.momentum(at(0, 200, 512))) == (0.1, 0.99)
     assert scopes(method) == {64}  # 8 splits of 512
-    view = replace(augment.moco_v2(32, blur=False, scale=(0.08, 1.0)), normalise=augment.CIFAR10)
+    view = replace(augment.moco_v2(32, blur=False, scale=(0.08, 1.0)), normalise=augment.CIFAR10_BY_IMAGE)
+    assert view.normalise.std == (0.2023, 0.1994, 0.2010)
     assert recipe.views.views == (view, view)
 
 

@@ -12,6 +12,7 @@ from selfsight.method import Clock
 from selfsight.recipes.recipe import OptimiserSpec, Setting, skip_vectors
 from selfsight.recipes.swav import swav
 from selfsight.views import augment
+from selfsight.views.view import Jitter
 
 
 def clock(progress: float, epochs: int) -> Clock:
@@ -77,6 +78,8 @@ def test_the_small_image_column() -> None:
     assert not recipe.method.queues
     views = recipe.views.views
     assert [(v.size, v.scale, v.blur) for v in views] == [(32, (0.14, 1.0), None)] * 2
+    assert views[0].jitter == Jitter(0.4, 0.4, 0.4, 0.1, p=0.8)  # cifar10_benchmark.py: a strength of a half
+    assert views[0].normalise.std == (0.229, 0.224, 0.225)
     assert [v.size for v in swav(setting(32), small_crops=4).views.views] == [32, 32, 16, 16, 16, 16]
 
 

@@ -93,7 +93,8 @@ def moco_v1(
     batch = at.batch_size or (512 if at.small else 256)
     peak = 0.03 * batch / 256
     if at.small:
-        view = replace(augment.moco_v2(at.image_size, blur=False, scale=(0.08, 1.0)), normalise=augment.CIFAR10)
+        view = augment.moco_v2(at.image_size, blur=False, scale=(0.08, 1.0))
+        view = replace(view, normalise=augment.CIFAR10_BY_IMAGE)
     else:
         view = augment.moco_v1(at.image_size)
     method = MoCo(
