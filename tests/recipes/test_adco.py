@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 from paper_size import at, large, layers, one_step, rendered, scopes, small
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 
+from selfsight.flags import Flags
 from selfsight.recipes.adco import adco
+from selfsight.recipes.assembly import assemble
 from selfsight.recipes.recipe import decay_all
 from selfsight.views import augment
 
@@ -72,6 +74,18 @@ def test_small_images_follow_the_sheets_suggestion() -> None:
     assert scopes(method) == {64}
     view = replace(augment.moco_v2(32, blur=False, scale=(0.08, 1.0)), normalise=augment.CIFAR10)
     assert recipe.views.views == (view, view)
+
+
+def test_the_adversaries_ascent_is_moved_by_no_flag_but_their_own() -> None:
+    """Under ``--optimiser adamw`` every adversary would move as far, however little of the softmax it has."""
+    for given in ({"optimiser": "adamw", "lr": 4e-3}, {"lr": 0.3, "weight_decay": 0.1}):
+        flags = Flags(batch_size=16, backbone="tiny_cnn", **given)
+        recipe = assemble("adco", flags, {"adversary_lr": 2.0}, samples=64, native=(3, 32, 32)).recipe
+        main, adversary = recipe.optimisers["main"], recipe.optimisers["adversary"]
+        assert main.lr.peak == given["lr"]
+        assert (main.build is AdamW) == ("optimiser" in given)
+        assert (adversary.build.func, adversary.build.keywords) == (SGD, {"momentum": 0.9})
+        assert (adversary.lr(at(7, 200, 16, 64)), adversary.weight_decay(at(7, 200, 16, 64))) == (2.0, 1e-4)
 
 
 def test_flags() -> None:

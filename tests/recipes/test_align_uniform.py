@@ -67,5 +67,8 @@ def test_flags() -> None:
     method = align_uniform(small(image_size=224), **flags).method
     assert method.queues[0].keys.shape == (512, 32)
     assert (method.momentum(at(7, 200, 256)), method.loss.keywords["align"], method.loss.keywords["t"]) == (0.9, 2, 1)
+    for unused in ({"queue": 512}, {"momentum": 0.9}):
+        with pytest.raises(ValueError, match="--queue and --momentum are for images above 96 px"):
+            align_uniform(small(), **unused)
     with pytest.raises(ValueError, match="--align-alpha must be at least 1"):
         align_uniform(small(), align_alpha=0.5)

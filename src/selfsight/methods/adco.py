@@ -34,8 +34,8 @@ code:
 - The key encoder moves at the end of a step, the code's at the start of the next, which is the same sequence. Batch
   norm works in groups and keys are shuffled as in ``selfsight.methods.moco``.
 - ``symmetric`` averages both directions. With small crops the losses of all queries are added, not averaged. The code
-  cannot do both at once, nor can this file. It fills the bank with keys of the smallest crop then, and trains on one
-  query meanwhile; here filling is as at all times, with the large crop's keys and all queries.
+  cannot do both at once, nor can this file. While the bank fills, the code trains on one query and one direction, and
+  with small crops it fills with the smallest's keys; here with the large crop's, and all queries and directions learn.
 """
 
 from collections.abc import Iterable, Mapping

@@ -62,7 +62,7 @@ def align_uniform(
     uniform_t: float | None = None,
     projection: int = 128,
     queue: int | None = None,
-    momentum: float = 0.999,
+    momentum: float | None = None,
 ) -> Recipe[TwoViews]:
     """Alignment and uniformity: views of an image lie near each other, and all images evenly on the sphere.
 
@@ -83,11 +83,13 @@ def align_uniform(
     queue
         Keys in the queue, a multiple of the batch; large images only. Default: 65536, never more than images.
     momentum
-        The key encoder's momentum; large images only.
+        The key encoder's momentum; large images only. Default: 0.999.
     """
     positive(align=align, uniform=uniform, uniform_t=uniform_t, projection=projection)
     if align_alpha < 1:
         raise ValueError(f"--align-alpha must be at least 1, not {align_alpha:g}: equal views' gradient is infinite")
+    if at.small and (queue is not None or momentum is not None):
+        raise ValueError("--queue and --momentum are for images above 96 px, where there is a queue; leave them out")
     batch = at.batch_size or (768 if at.small else 256)
     sgd = partial(OptimiserSpec, build=partial(SGD, momentum=0.9), weight_decay=constant(1e-4), groups=decay_all)
     terms = {"align": align or (1.0 if at.small else 3.0), "uniform": uniform, "alpha": align_alpha}
@@ -109,7 +111,7 @@ def align_uniform(
         heads.mlp(w, w, projection, norm=False),
         width=projection,
         size=queue_length(queue, 65536, at.samples, batch),
-        momentum=constant(momentum),
+        momentum=constant(0.999 if momentum is None else momentum),
         loss=partial(hypersphere.align_uniform_with_queue, **terms),
     )
     set_scope_(method, norm_group(batch))
