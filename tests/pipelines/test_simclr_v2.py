@@ -63,6 +63,7 @@ def test_the_summary_has_every_score_beside_its_baselines(whole: Path) -> None:
     ]
     assert stages["3-self-distill"]["baselines"]["teacher"]["top1"] == stages["2-finetune"]["scores"]["top1"]
     assert stages["4-distill"]["baselines"]["teacher"]["top1"] == stages["3-self-distill"]["scores"]["top1"]
+    assert [stages[name]["settings"]["temperature"] for name in STAGES[2:]] == [0.1, 1.0]
     labelled = open_run(whole / "2-finetune").settings["data"]["samples"]
     assert stages["1-pretrain"]["data"]["train"] == stages["2-finetune"]["settings"]["labelled"] == labelled
     for row in stages.values():

@@ -126,10 +126,21 @@ def test_a_share_is_no_percentage(fraction: float) -> None:
         labelled(fraction)
 
 
-def student(setting: Setting, monkeypatch: pytest.MonkeyPatch, **own: object):
+def student(setting: Setting, monkeypatch: pytest.MonkeyPatch, kind: str = "another", **own: object):
     teacher = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 7))
+    teacher.encoder = torch.nn.Identity()
+    teacher.encoder.name = kind
     monkeypatch.setattr("selfsight.recipes.distill.load_classifier", lambda run: teacher)
     return distill(setting, teacher="some/run", classes=list("abcdefg"), **{"pretext": BEFORE, **own})
+
+
+def test_a_student_of_the_teachers_kind_learns_its_answers_sharpened(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = small(samples=1000, labels=np.arange(1000) % 7)
+    setting.encoder.name = "resnet18"
+    assert student(setting, monkeypatch, "resnet18").method.temperature == 0.1
+    assert student(setting, monkeypatch, "resnet50").method.temperature == 1.0
+    assert student(setting, monkeypatch, "resnet18", temperature=2.0).method.temperature == 2.0
+    assert student(setting, monkeypatch, "resnet18", label_weight=0.5).method.temperature == 1.0
 
 
 @pytest.mark.parametrize("method", ["mae", "amdim", "cpc"])

@@ -33,6 +33,7 @@ from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, chosen, crop_of, labelled
 from selfsight.flags import Flags
 from selfsight.parts.head_layers import WithHead
+from selfsight.recipes.distill import usual_temperature
 from selfsight.views.protocol import Views
 
 NAME = "classifier"
@@ -90,8 +91,13 @@ def evaluate_classifier(
 
 def _told(run: OpenRun) -> dict[str, Any]:
     """The settings of its own that a stage's score depends on."""
-    own = {"temperature": 1.0, "label_weight": 0.0} if run.method == "distill" else {"head_layers": 1}
-    return {name: run.settings["hyper"].get(name, usual) for name, usual in own.items()}
+    hyper = run.settings["hyper"]
+    if run.method != "distill":
+        return {"head_layers": hyper.get("head_layers", 1)}
+    both = (who.settings["resolved"]["backbone"] for who in (run, open_run(hyper["teacher"])))
+    weight = hyper.get("label_weight", 0.0)
+    temperature = hyper.get("temperature") or usual_temperature(*both, label_weight=weight)
+    return {"temperature": temperature, "label_weight": weight}
 
 
 def tuned_run(run: OpenRun) -> OpenRun:

@@ -43,7 +43,6 @@ DEFAULTS: Mapping[str, Any] = {
     "data": "world",
     "fraction": 0.1,
     "head_layers": 1,
-    "temperature": 1.0,
     "label_weight": 0.0,
     "channels": 3,
     "optimiser": "paper",
@@ -110,7 +109,8 @@ def simclr_v2(
         backbone: any timm model, small_cnn or tiny_cnn. Default: the paper's.
         student: a smaller backbone to distill into at the end. Default: none.
         head_layers: layers of the pretraining's head that fine-tuning keeps. Default: 1.
-        temperature: softens the teacher's and the student's answers. Default: 1.
+        temperature: softens the teacher's and the student's answers. Default: 0.1 for a student of the teacher's
+            architecture that learns without labels, else 1.
         label_weight: weight of the labels beside the teacher's answers in distillation. Default: 0, without labels.
         image_size: pixels a side. Default: the data's own up to 96, else 224.
         channels: of the images. Default: 3.
@@ -231,7 +231,7 @@ class _Chain:
             raise UserError(f"--fraction is {how['fraction']}; it lies above 0, and 1 is all labels")
         if how["head_layers"] not in range(4):
             raise UserError(f"--head-layers is {how['head_layers']}; the head has 3 layers: use 0 to 3")
-        if not how["temperature"] > 0:
+        if how["temperature"] is not None and not how["temperature"] > 0:
             raise UserError(f"--temperature must be greater than 0, not {how['temperature']:g}")
         if not 0 <= how["label_weight"] < 1:
             raise UserError(f"--label-weight is {how['label_weight']}; it lies from 0, without labels, to below 1")
@@ -279,7 +279,7 @@ class _Chain:
     def stages(self, out: Path) -> list[Stage]:
         """Each stage with its folder's name, in their order."""
         how = self.settings
-        softly = {"temperature": how["temperature"], "label_weight": how["label_weight"]}
+        softly = {name: how[name] for name in ("temperature", "label_weight") if how[name] is not None}
         tuning = {name: how[name] for name in ("fraction", "head_layers")} | {"label_seed": how["seed"]}
         found = [
             Stage(

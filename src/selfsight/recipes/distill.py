@@ -4,8 +4,9 @@ As the pretraining: LARS with 0.1 √batch and a warm-up for a twentieth of the 
 400 epochs; crop and flip alone (the notebook's toy run: rate 2 at a batch of 64, no warm-up). Small images: the rate,
 the warm-up and the batch of the small pretraining, 1.0 x batch / 256, ten epochs and 512.
 
-τ is 1, the notebook's and the paper's for a smaller student; for one of the teacher's own kind the paper has 0.1, and
-found little difference between. The student begins at random unless ``--init-from`` says otherwise.
+τ is the paper's, which found little difference: 0.1 for a student of the teacher's architecture, 1 (the notebook's too)
+for another. Beside labels it is 1 for both, since the notebook's factor τ² would leave little of the answers. The
+student begins at random unless ``--init-from`` says otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def distill(
     at: Setting,
     *,
     teacher: str,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     label_weight: float = 0.0,
     classes: Sequence[str],
     fraction: float = 1.0,
@@ -71,7 +72,8 @@ def distill(
     teacher
         The fine-tuned run.
     temperature
-        Softens the answers of both, τ.
+        Softens the answers of both, τ. Default: 0.1 for a student of the teacher's architecture that learns without
+        labels, else 1.
     label_weight
         Weight of the teacher's own labels beside its answers, 1 - α: 0 is without labels, below 1.
     classes
@@ -93,11 +95,13 @@ def distill(
         labels = torch.full((at.samples,), -1)
         mine = labelled_fraction(at.labels, fraction, seed=label_seed)
         labels[torch.from_numpy(mine)] = torch.from_numpy(np.asarray(at.labels)[mine].astype(np.int64))
+    knows = load_classifier(teacher) if at.training else None
+    names = (getattr(encoder, "name", None) for encoder in (at.encoder, getattr(knows, "encoder", None)))
     method = Distillation(
         at.encoder,
-        load_classifier(teacher) if at.training else None,
+        knows,
         classes=len(classes),
-        temperature=temperature,
+        temperature=temperature or usual_temperature(*names, label_weight=label_weight),
         label_weight=label_weight,
         labels=labels,
     )
@@ -117,6 +121,11 @@ def distill(
         epochs=epochs,
         batch_size=batch,
     )
+
+
+def usual_temperature(student: str | None, teacher: str | None, *, label_weight: float) -> float:
+    """τ by the names of the two architectures."""
+    return 0.1 if student == teacher and not label_weight else 1.0
 
 
 def _plain(facts: Mapping[str, Any]) -> PlainView:
