@@ -29,5 +29,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: at the end one worker would run it while the other waits."""
+    """The longest tests first and each by itself, so that no worker waits at the end; every other file in one worker."""
+    for item in items:
+        file, *_ = item.nodeid.split("::")
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if "test_learning" in file else file))
     items.sort(key=lambda item: "test_learning" not in item.nodeid)
