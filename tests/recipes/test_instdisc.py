@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import jaxtyping
 import pytest
 import torch
 from paper_size import IMAGENET, at, large, layers, one_step, rendered, scopes, small
@@ -14,7 +15,9 @@ from torch.optim import SGD, AdamW
 from selfsight.batches import Images
 from selfsight.engine.machine import Machine
 from selfsight.engine.update import Updater
+from selfsight.flags import Flags
 from selfsight.method import drive
+from selfsight.recipes.assembly import assemble
 from selfsight.recipes.instdisc import instdisc, nce
 from selfsight.recipes.quick import on_the_world, quick
 from selfsight.recipes.recipe import Group
@@ -57,7 +60,7 @@ def test_small_images_follow_the_repositorys_cifar_command() -> None:
     assert (method.temperature, method.negatives, method.partition) == (0.1, 0, None)
     (view,) = recipe.views.views
     assert (view.scale, view.flip, view.grey, view.order[:2]) == ((0.2, 1.0), 0.0, 0.2, ("jitter", "grey"))
-    assert view == replace(augment.moco_v1(32), flip=0.0, order=view.order, normalise=augment.CIFAR10)
+    assert view == replace(augment.moco_v1(32), flip=0.0, order=view.order, normalise=augment.CIFAR10_BY_IMAGE)
 
 
 def test_nce_learns_a_constant_with_an_optimiser_of_its_own() -> None:
@@ -83,6 +86,16 @@ def test_a_quick_optimiser_leaves_the_constants_alone() -> None:
     for quicker in (quick(recipe), on_the_world(recipe)):
         assert quicker.optimisers["main"].build is AdamW
         assert quicker.optimisers["constant"] is recipe.optimisers["constant"]
+
+
+@pytest.mark.parametrize("optimiser", ["paper", "adamw"])
+def test_flags_for_the_network_leave_the_constant_alone(optimiser: str) -> None:
+    """Above 2 its rate would make it swing ever wider, and decay would draw it to 0, where it is no estimate."""
+    flags = Flags(backbone="tiny_cnn", batch_size=8, optimiser=optimiser, lr=0.3, weight_decay=0.01)
+    recipe, now = assemble("nce", flags, {}, samples=64, native=(3, 32, 32)).recipe, at(100, 200, 8, 64)
+    main, own = recipe.optimisers["main"], recipe.optimisers["constant"]
+    assert (main.lr.peak, main.weight_decay(now)) == pytest.approx((0.3, 0.01))
+    assert (own.lr(now), own.weight_decay(now)) == (0.5, 0.0)
 
 
 @pytest.mark.parametrize("off", [-6.0, 6.0])
@@ -133,3 +146,12 @@ def test_flags() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             build(small(), **options)
+
+
+def test_words_that_are_no_choice_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user meets them, whom no type checker warns."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="--loss is 'info'; choose nce or softmax"):
+        instdisc(small(), loss="info")
+    with pytest.raises(ValueError, match="kind is 'learned'; choose learnt, fixed, estimated"):
+        nce(small(), z="learned")

@@ -30,7 +30,7 @@ def test_the_papers_cifar_and_stl_settings() -> None:
         view = recipe.views.views[0]
         assert recipe.views.views == (view, view)
         assert (view.flip, view.order[:2]) == (0.5, ("jitter", "grey"))
-        assert view == replace(augment.moco_v1(size), order=view.order, normalise=augment.CIFAR10)
+        assert view == replace(augment.moco_v1(size), order=view.order, normalise=augment.CIFAR10_BY_IMAGE)
 
 
 @pytest.mark.slow

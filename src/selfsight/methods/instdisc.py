@@ -26,8 +26,8 @@ itself and :math:`m` drawn rows.
 - The code's bank lies with one process. Here all processes update theirs with everyone's embeddings, and draw the
   indices of the joined batch alike, so the number of processes changes nothing. :math:`Z` comes from all of them.
 - The code updates the bank in the backward pass, here after the step: with the same embeddings.
-- Among drawn rows may be the image's own. Noise-contrastive estimation wants that; a softmax leaves it out, where the
-  code keeps it.
+- Among drawn rows may be the image's own. Noise-contrastive estimation wants that; a softmax leaves it out here. The
+  repository has the later model's weights and not its loss; others (HobbitLong/CMC, bl0/PIC) keep it.
 - With accumulated gradients each micro-batch's embeddings enter the bank at once.
 """
 

@@ -1,7 +1,7 @@
 """The normalising constant of an unnormalised model, in the three ways that noise-contrastive estimation has it."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,8 @@ class Partition(nn.Module):
 
     def __init__(self, samples: int, kind: Kind, *, log_z: float | None = None) -> None:
         super().__init__()
+        if kind not in get_args(Kind):
+            raise ValueError(f"the constant's kind is '{kind}'; choose {', '.join(get_args(Kind))}")
         if kind == "estimated" and log_z is not None:
             raise ValueError(f"log Z is {log_z:g} but it is to be estimated; give either")
         self.samples, self.kind = samples, kind

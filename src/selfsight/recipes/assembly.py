@@ -147,7 +147,10 @@ def _begin_with_(encoder: nn.Module, start: Mapping[str, Tensor], what: str) -> 
 
 
 def _override(specs: Mapping[str, OptimiserSpec], flags: Flags) -> dict[str, OptimiserSpec]:
-    """``--lr`` moves the first optimiser's peak and the others' in proportion; ``--weight-decay`` moves all."""
+    """``--lr`` moves the first optimiser's peak and the others' in proportion; ``--weight-decay`` moves all.
+
+    An optimiser that asks to be kept stays as it is: its rate does not follow from the network's.
+    """
     first = next(iter(specs.values()))
 
     def moved(spec: OptimiserSpec) -> OptimiserSpec:
@@ -158,7 +161,7 @@ def _override(specs: Mapping[str, OptimiserSpec], flags: Flags) -> dict[str, Opt
             decay = decay.with_peak(flags.weight_decay) if decay.peak else constant(flags.weight_decay)
         return replace(spec, lr=lr, weight_decay=decay)
 
-    return {name: moved(spec) for name, spec in specs.items()}
+    return {name: spec if spec.keep else moved(spec) for name, spec in specs.items()}
 
 
 def _power_of_two(n: int) -> int:

@@ -9,14 +9,15 @@ a tenth of it at 60 % and at 80 % of the training, decay 1e-4, batch 256, 200 ep
 momentum 0.5. The repository's later model is ``--loss softmax --negatives 65536`` (58.5 % linear).
 
 **Small images** (up to 96 px): the official CIFAR-10 command: 0.03 x batch / 128 with the same steps, decay 5e-4, batch
-128, 200 epochs, τ 0.1, no flip; ``instdisc`` takes the softmax over the whole bank, ``nce`` 4096 negatives.
+128, 200 epochs, τ 0.1, no flip, each colour divided by the mean deviation within an image; ``instdisc`` takes the
+softmax over the whole bank, ``nce`` 4096 negatives.
 
 **Differences**: the rates scale with the batch, which the code's do not. Accounts of the paper give 30 as its proximal
 weight, which its code does not have, so the default is 0. ``nce`` has no large-scale result of its own: what the
 estimator has published in such a bank is ``--z estimated``. A learnt :math:`\log Z` starts at :math:`\log n` and has an
-optimiser of its own, without decay: its gradient's scale is not the network's. CIFAR-10 is divided by the deviation of
-all its pixels, in the code by the mean deviation within an image. Batch norm sees one process's batch, as in the code's
-``DataParallel``. A ResNet begins with a scale of zero in each block's last norm, the code's with one.
+optimiser of its own, without decay, which ``--lr`` and ``--weight-decay`` leave alone: its gradient's scale is not the
+network's. Batch norm sees one process's batch, as in the code's ``DataParallel``. A ResNet begins with a scale of zero
+in each block's last norm, the code's with one.
 """
 
 from dataclasses import replace
@@ -89,6 +90,8 @@ def instdisc(
     projection
         Width of the embedding.
     """
+    if loss not in (None, "nce", "softmax"):
+        raise ValueError(f"--loss is '{loss}'; choose nce or softmax")
     kind = loss or ("softmax" if at.small else "nce")
     count = (4096 if kind == "nce" else 0) if negatives is None else negatives
     partition = Partition(at.samples, "estimated") if kind == "nce" else None
@@ -206,7 +209,7 @@ def _view(at: Setting) -> View:
     view = augment.moco_v1(at.image_size)
     if not at.small:
         return view
-    return replace(view, flip=0.0, normalise=augment.CIFAR10, order=("jitter", "grey", "blur", "solarise"))
+    return replace(view, flip=0.0, normalise=augment.CIFAR10_BY_IMAGE, order=("jitter", "grey", "blur", "solarise"))
 
 
 def tiny() -> dict[str, Recipe]:

@@ -12,7 +12,7 @@ SimCLR's loss is its first term alone; the second one also pushes each negative 
 
 **Small images** (up to 96 px): the official code for CIFAR-10 and STL-10 with ResNet-18: SGD, 0.03 x batch / 128, decay
 5e-4, batch 128, 301 epochs, a tenth of the rate from epoch 120, a twentieth from 160, a hundredth from 200, τ 0.1, a
-linear head of 128.
+linear head of 128. For both, each colour is divided by the mean deviation within an image of CIFAR-10.
 
 **Large images**: none are published that begin from scratch (the paper's begin from an ImageNet classifier), so these
 settings are taken for them too, with ImageNet's normalisation.
@@ -21,9 +21,9 @@ settings are taken for them too, with ImageNet's normalisation.
 recipe, which follows the code: the paper has each probability over the images of one view, the code over both views
 without the embedding itself. The code lets the gradient reach one side of each inner product only (``--detach-keys``),
 which the paper's formula does not say. Its logarithm of :math:`1 - P` can be infinite, here it is exact. The rates
-scale with the batch. Small images are divided by the deviation of all of CIFAR-10's pixels, in the code by the mean
-deviation within an image. The variant for fine-grained birds that takes a neighbour as the second view is not built.
-Batch norm sees the whole batch.
+scale with the batch. The variant for fine-grained birds that takes a neighbour as the second view is not built. Batch
+norm sees the whole batch, in the code what one GPU has of it. A ResNet begins with a scale of zero in each block's last
+norm, the code's with one.
 """
 
 from dataclasses import replace
@@ -91,7 +91,7 @@ def invaspread(
     set_scope_(method, "all")
     view = replace(augment.moco_v1(at.image_size), order=("jitter", "grey", "blur", "solarise"))
     if at.small:
-        view = replace(view, normalise=augment.CIFAR10)
+        view = replace(view, normalise=augment.CIFAR10_BY_IMAGE)
     main = OptimiserSpec(
         build=partial(SGD, momentum=0.9),
         lr=_stairs(0.03 * batch / 128),

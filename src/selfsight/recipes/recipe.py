@@ -85,7 +85,7 @@ class OptimiserSpec:
     clip: float | None = None
     clip_each: Literal["all", "tensor"] = "all"
     keep: bool = False
-    """Whether ``--optimiser adamw`` leaves it as it is: its rate is made for what it trains, not for many updates."""
+    """Whether ``--optimiser``, ``--lr`` and ``--weight-decay`` leave it as it is: its rate is for what it trains."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ CIFAR10 = Normalise((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 """CIFAR-10's own numbers (solo-learn; others divide by 0.2023, 0.1994, 0.2010: the mean of each image's deviation)."""
 
 CIFAR10_BY_IMAGE = Normalise((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-"""Those others: the debiased loss, hard negatives, FlatNCE."""
+"""Those others: InstDisc, InvaSpread, the debiased loss, hard negatives, FlatNCE."""
 STL10 = Normalise((0.4409, 0.4279, 0.3868), (0.2683, 0.2610, 0.2687))
 """STL-10's own numbers (SsnL/align_uniform e256d47)."""
 
