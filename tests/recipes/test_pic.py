@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 from paper_size import IMAGENET, at, large, layers, one_step, rendered, scopes, small
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 
 from selfsight.data.order import Shuffled, SlidingWindow
 from selfsight.engine.optimisers import LateSGD
+from selfsight.flags import Flags
+from selfsight.recipes.assembly import assemble
 from selfsight.recipes.pic import pic
 from selfsight.recipes.recipe import Group
 from selfsight.views import augment
@@ -61,6 +63,19 @@ def test_small_images() -> None:
     assert len(recipe.method.recent) == 50_000
     assert recipe.optimisers["main"].lr.peak == 0.015
     assert layers(recipe.method.projector) == ["512-2048+b", "ReLU", "2048-128+b"]
+
+
+@pytest.mark.parametrize("own", [None, 0.5])
+def test_flags_for_the_network_leave_the_classes_their_late_updates(own: float | None) -> None:
+    """Their weights meet their images once a round, whatever trains the network."""
+    flags = Flags(backbone="tiny_cnn", batch_size=32, optimiser="adamw", lr=4e-3, weight_decay=0.1)
+    hyper = {} if own is None else {"classes_lr": own}
+    recipe, now = assemble("pic", flags, hyper, samples=64, native=(3, 32, 32)).recipe, at(5, 200, 32, 64)
+    main, classes = recipe.optimisers["main"], recipe.optimisers["classes"]
+    assert (main.build, main.lr.peak, main.weight_decay(now)) == (AdamW, 4e-3, 0.1)
+    assert (classes.build.func, classes.build.keywords) == (LateSGD, {"momentum": 0.9})
+    assert classes.lr(now) == pytest.approx(own or 0.03 * 32 / 256)
+    assert classes.weight_decay(now) == 1e-4
 
 
 def test_flags() -> None:

@@ -14,9 +14,10 @@ out.
 
 **Differences**: an epoch is as many updates as the data fill; the code counts passes over the window and multiplies its
 epochs. Its warm-up is a fortieth of the epochs rounded down. The softmax runs over the last 65536 positives, as the
-paper is said to; the code's runs over all images, so that this number could not be checked. The classes' weights and
-their velocity lie on the device. Batch norm sees one process's batch, as in the code. A ResNet begins with a scale of
-zero in each block's last norm, as the code's does.
+paper is said to; the code's runs over all images, so that this number could not be checked. The classes keep their
+optimiser, whose correction is part of the method: ``--optimiser adamw``, ``--lr`` and ``--weight-decay`` are for the
+network, ``--classes-lr`` is for them. Their weights and velocity lie on the device. Batch norm sees one process's
+batch, as in the code. A ResNet begins with a scale of zero in each block's last norm, as the code's does.
 """
 
 from dataclasses import replace
@@ -59,6 +60,7 @@ def pic(
     window: int = 131072,
     stride: int = 16384,
     small_crops: int = 0,
+    classes_lr: float | None = None,
     projection: int = 128,
     hidden: int = 2048,
 ) -> Recipe[MultiCrop]:
@@ -79,12 +81,15 @@ def pic(
         By how many images the window moves after a pass.
     small_crops
         Crops of three fifths of the image's size beside the large one, which then shows 14 % of the image or more.
+    classes_lr
+        Peak learning rate of the classes' weights, whatever trains the network. Default: 0.03 x batch / 256.
     projection
         Width of features and weights.
     hidden
         Width of the head's hidden layer.
     """
-    positive(temperature=temperature, recent=recent, window=window, stride=stride, projection=projection, hidden=hidden)
+    positive(temperature=temperature, recent=recent, window=window, stride=stride, classes_lr=classes_lr)
+    positive(projection=projection, hidden=hidden)
     batch = at.batch_size or (128 if at.small else 256)
     if min(recent, window) < batch:
         raise ValueError(
@@ -105,10 +110,11 @@ def pic(
         weight_decay=constant(1e-4),
         groups=decay_all,
     )
+    late, own = partial(LateSGD, momentum=0.9), main.lr.with_peak(classes_lr or peak)
     return Recipe(
         method=method,
         views=_views(at, small_crops),
-        optimisers={"main": main, "classes": replace(main, build=partial(LateSGD, momentum=0.9))},
+        optimisers={"main": main, "classes": replace(main, build=late, lr=own, keep=True)},
         epochs=epochs,
         batch_size=batch,
         order=_order(at.samples, window, stride),
@@ -135,13 +141,11 @@ def _views(at: Setting, small_crops: int) -> Pipeline[MultiCrop]:
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train; 2048 are the images of the tests' world.
 
-    The classes keep their own optimiser, at a rate that lets a weight follow its image within a few visits: in 320
-    updates an image is seen eight times in a row, in as many windows, and then not for long.
+    The classes' rate lets a weight follow its image within a few visits: in 320 updates an image is seen eight times in
+    a row, in as many windows, and then not for long.
     """
     encoder = build_encoder("tiny_cnn", image_size=24)
     at = Setting(encoder=encoder, image_size=24, samples=2048, epochs=5, batch_size=64)
-    recipe = pic(at, recent=512, window=512, stride=64, projection=64, hidden=128)
-    classes = recipe.optimisers["classes"]
-    quick = on_the_world(recipe)
-    late = replace(classes, lr=classes.lr.with_peak(0.02))
-    return {"pic": replace(quick, optimisers={**quick.optimisers, "classes": late})}
+    return {
+        "pic": on_the_world(pic(at, recent=512, window=512, stride=64, classes_lr=0.02, projection=64, hidden=128))
+    }
