@@ -1,5 +1,6 @@
 """DINO's recipe against its sheet."""
 
+import jaxtyping
 import pytest
 import torch
 from paper_size import one_step, rendered
@@ -150,8 +151,13 @@ def test_small_images_may_follow_solo_learn() -> None:
     rising = dino(setting(net, 32), cifar="solo", temperature_epochs=10).method.teacher_temperature
     assert rising(clock(0, 1000)) == pytest.approx(0.04)
     assert dino(setting(vit(32, 4), 32), cifar="solo").epochs == 200  # transformers have no such column
+
+
+def test_a_column_that_is_no_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user meets it, whom no type checker warns."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match="--cifar is 'paper'; choose lightly or solo"):
-        dino(setting(net, 32), cifar="paper")  # type: ignore[arg-type]
+        dino(setting(build_encoder("small_cnn", image_size=32), 32), cifar="paper")  # type: ignore[arg-type]
 
 
 def test_the_rate_at_the_end_is_a_choice() -> None:

@@ -1,5 +1,6 @@
 """SwAV's recipe against its sheet."""
 
+import jaxtyping
 import pytest
 import torch
 from paper_size import layers, one_step, rendered
@@ -101,6 +102,11 @@ def test_small_images_may_follow_solo_learn() -> None:
     more = swav(setting(32), cifar="solo", small_crops=1).views.views
     assert [(v.size, v.scale, v.blur.p) for v in more[1:]] == [(32, (0.14, 1.0), 0.5), (16, (0.05, 0.14), 0.5)]
     assert swav(setting(224), cifar="solo").epochs == 200  # large images have the paper's settings
+
+
+def test_a_column_that_is_no_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user meets it, whom no type checker warns."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match="--cifar is 'paper'; choose lightly or solo"):
         swav(setting(32), cifar="paper")  # type: ignore[arg-type]
 
