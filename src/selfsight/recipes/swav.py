@@ -125,7 +125,7 @@ def swav(
     frozen_epochs
         How long the prototypes stand still. Default: 1, for small images 0 (2 with ``cifar`` solo).
     large_crops
-        Crops of the image's size, all of which are assigned.
+        Crops of the image's size, at least two, all of which are assigned.
     small_crops
         Crops of about 3/7 of the image's size. Default: 6, for small images 0.
     crop_boundary
@@ -146,8 +146,8 @@ def swav(
     lightly = column is _LIGHTLY
     batch = at.batch_size or column.batch
     crops = column.crops if small_crops is None else small_crops
-    if large_crops < 1 or large_crops + crops < 2:
-        raise ValueError(f"--large-crops {large_crops} leaves nothing to predict; use 2 or more, or 1 with small crops")
+    if large_crops < 2:
+        raise ValueError(f"--large-crops must be 2 or more, not {large_crops}")
     w, hidden = at.encoder.width, column.hidden
     method = SwAV(
         at.encoder,
