@@ -170,5 +170,6 @@ def test_two_processes_equal_one_on_the_joined_batch(name: str, together: dict[s
     found = together[name]
     assert found["moved"] > 1e-5, "nothing was trained, so nothing was compared"
     assert found["loss"] < 1e-9, found
+    assert found["gradient"] < 1e-5, found
     assert found["state"] < 1e-8, found
     assert found["ranks"] < 1e-12, found

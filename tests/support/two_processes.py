@@ -18,18 +18,26 @@ from selfsight.recipes import catalogue
 STEPS = 3
 
 
-def trained(name: str, rank: int, world: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+def trained(name: str, rank: int, world: int) -> tuple[list[float], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The losses, the state, and the last update's gradients, averaged over processes."""
     recipe = rig.exact(rig.build(name))
     size = recipe.batch_size // world
     given = (
         rig.rows(rig.cast(batch, torch.float64), rank * size, (rank + 1) * size) for batch in rig.batches(recipe, STEPS)
     )
     losses, _ = rig.train(recipe, given, start=4, place=rig.machine(rank, world))
-    return losses, {key: value.clone() for key, value in recipe.method.state_dict().items()}
+    grads = {key: p.grad.to_dense() for key, p in recipe.method.named_parameters() if p.grad is not None}
+    return losses, {key: value.clone() for key, value in recipe.method.state_dict().items()}, grads
 
 
 def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[str, float]:
     return {key: float((a[key].double() - b[key].double()).abs().max()) if a[key].numel() else 0.0 for key in a}
+
+
+def off(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """How far the gradients are apart, as a part of the greatest: the adaptive optimisers hide a common factor."""
+    assert a.keys() == b.keys(), a.keys() ^ b.keys()
+    return max(difference(a, b).values()) / max(float(x.abs().max()) for x in b.values())
 
 
 def moved(name: str, state: dict[str, torch.Tensor]) -> float:
@@ -46,7 +54,7 @@ def main(rank: int, meeting: str, out: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     found: dict[str, dict[str, float]] = {}
     for name in names:
-        losses, state = trained(name, rank, 2)
+        losses, state, grads = trained(name, rank, 2)
         other = [None, None]
         dist.all_gather_object(other, (losses, state))
         if rank == 0:
@@ -58,6 +66,7 @@ def main(rank: int, meeting: str, out: Path) -> None:
             found[name] = {
                 "loss": apart,
                 "state": joined[worst],
+                "gradient": off(grads, alone[name][2]),
                 "ranks": max(between.values()),
                 "moved": moved(name, alone[name][1]),
                 "worst": worst,
