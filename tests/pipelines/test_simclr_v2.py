@@ -174,7 +174,7 @@ def test_what_fails_names_the_pipelines_own_flags(tmp_path: Path, monkeypatch: p
         raise TrainingError("out of memory; --accumulate 2 keeps the batch in pieces, --batch-size 25 halves it")
 
     monkeypatch.setattr("selfsight.pipelines.simclr_v2.run_from_flags", full)
-    with pytest.raises(TrainingError, match="^out of memory; --pretrain-batch-size 25 halves it"):
+    with pytest.raises(TrainingError, match=r"^out of memory; --pretrain-batch-size 25 halves it"):
         simclr_v2(**SHORT, out=tmp_path / "run")  # pyright: ignore
 
 

@@ -154,8 +154,9 @@ def test_a_stage_takes_the_images_that_a_limit_left(
     """Which those are depends on the seed: with another, --label-weight would learn labels that were not given."""
     seen: list[Flags] = []
 
-    def looked_at(name: str, flags: Flags, hyper: dict[str, Any], **how: object) -> None:
+    def looked_at(name: str, flags: Flags, hyper: dict[str, Any], **how: object) -> tuple[Path, str]:
         seen.append(flags)
+        return tmp_path, "done"
 
     monkeypatch.setattr("selfsight.pipelines.stages.run_from_flags", looked_at)
     begun = a_copy(first, tmp_path / "begun", limit=100, seed=3)
@@ -171,7 +172,7 @@ def test_it_is_said_that_a_pretraining_has_not_ended(
     first: OpenRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("selfsight.pipelines.stages.run_from_flags", lambda *given, **how: None)
+    monkeypatch.setattr("selfsight.pipelines.stages.run_from_flags", lambda *given, **how: (tmp_path, "done"))
     stopped = a_copy(first, tmp_path / "stopped", without="encoder.safetensors")
     for run in (first, stopped):
         run_stage("finetune", run.path, {}, say=said.append)
