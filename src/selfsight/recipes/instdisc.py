@@ -219,11 +219,11 @@ def tiny() -> dict[str, Recipe]:
     it: at the rate that suits methods without a memory it is outdated when it is read again.
     """
 
-    def at() -> Setting:
-        encoder = build_encoder("tiny_cnn", image_size=24)
-        return Setting(encoder=encoder, image_size=24, samples=2048, epochs=5, batch_size=64)
+    def at(size: int) -> Setting:
+        encoder = build_encoder("tiny_cnn", image_size=size)
+        return Setting(encoder=encoder, image_size=size, samples=2048, epochs=5, batch_size=64)
 
     return {
-        "nce": on_the_world(nce(at(), negatives=256, projection=64), peak=1e-3),
-        "instdisc": on_the_world(instdisc(at(), projection=64), peak=1e-3),
+        "nce": on_the_world(nce(at(24), negatives=256, projection=64), peak=1e-3),
+        "instdisc": on_the_world(instdisc(at(16), projection=64), peak=1e-3),
     }

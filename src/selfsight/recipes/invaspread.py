@@ -119,6 +119,6 @@ def _stairs(peak: float) -> Curve:
 
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train."""
-    encoder = build_encoder("tiny_cnn", image_size=24)
-    at = Setting(encoder=encoder, image_size=24, samples=2048, epochs=5, batch_size=32)
+    encoder = build_encoder("tiny_cnn", image_size=16)
+    at = Setting(encoder=encoder, image_size=16, samples=2048, epochs=5, batch_size=32)
     return {"invaspread": on_the_world(invaspread(at, projection=64))}
