@@ -199,9 +199,7 @@ def _constant() -> OptimiserSpec:
     nearly :math:`1 / \tau` within the first epoch. Until the constant has followed, all noise passes for data and the
     positive teaches nothing: at the network's own rate under AdamW that lasted for the whole of a short training.
     """
-    return OptimiserSpec(
-        build=SGD, lr=constant(0.5), weight_decay=constant(0.0), groups=decay_all, clip=1.0, keep=True
-    )
+    return OptimiserSpec(build=SGD, lr=constant(0.5), weight_decay=constant(0.0), groups=decay_all, clip=1.0, keep=True)
 
 
 def _view(at: Setting) -> View:

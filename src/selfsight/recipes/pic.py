@@ -146,6 +146,4 @@ def tiny() -> dict[str, Recipe]:
     """
     encoder = build_encoder("tiny_cnn", image_size=24)
     at = Setting(encoder=encoder, image_size=24, samples=2048, epochs=5, batch_size=64)
-    return {
-        "pic": on_the_world(pic(at, recent=512, window=512, stride=64, classes_lr=0.02, projection=64, hidden=128))
-    }
+    return {"pic": on_the_world(pic(at, recent=512, window=512, stride=64, classes_lr=0.02, projection=64, hidden=128))}
