@@ -203,7 +203,7 @@ def start_(encoder: TokenEncoder, image_size: int, *, frozen_patches: bool = Tru
 
 
 def tiny() -> dict[str, Recipe]:
-    """The recipe at a size that a test can train, with a transformer."""
-    encoder = build_encoder("vit_tiny_patch16_224", image_size=32, patch_size=4, embed_dim=64, depth=2, num_heads=2)
+    """The recipe at a size that a test can train, with a transformer of one block: two take twice as long."""
+    encoder = build_encoder("vit_tiny_patch16_224", image_size=32, patch_size=4, embed_dim=64, depth=1, num_heads=2)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
     return {"moco_v3": on_the_world(moco_v3(at, projection=64, hidden=256), peak=2e-3)}
