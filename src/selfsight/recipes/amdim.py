@@ -13,7 +13,8 @@ fifth of the rate at 250 and 280. Images of 32 px are translated, those of 64 px
 
 **Differences**: the translation comes after the colours, of which contrast alone minds, by the mean of what it sees.
 Batch norm is over all processes, the code's over one GPU's share. Images of up to 96 px are evaluated whole, where the
-code cuts the centre of 64 out of 70 px (STL-10).
+code cuts the centre of 64 out of 70 px (STL-10). The code gives its scheduler an epoch's number when the epoch is over,
+so that its rate falls one epoch later than 30, 45, 250 and 280.
 """
 
 from functools import partial
