@@ -52,8 +52,9 @@ def test_moco_v3() -> None:
 
 
 def test_byol() -> None:
+    """The code's warm-up divides in float32."""
     case, recipe = OFFICIAL["byol"], byol.byol(setting(), projection=8, hidden=8)
-    same(values(recipe.optimisers["main"].lr, recipe, case["steps"]), case["rates"])
+    same(values(recipe.optimisers["main"].lr, recipe, case["steps"]), case["rates"], rtol=1e-7)
     same(values(recipe.method.momentum, recipe, case["steps"]), case["momenta"])
 
 
