@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export SELFSIGHT_DATA ?= ../shared/data
 
-BENCHMARKS := views files losses step knn embedding growth world_speed attention
+BENCHMARKS := views files losses step knn embedding growth world_speed attention convolution
 
 .PHONY: demo test fast lint bench bench-long docs clean
 
