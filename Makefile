@@ -43,7 +43,7 @@ bench: .venv-bench/ready
 # what takes longer: time to an accuracy, a folder of a million files, how hard the world is
 bench-long: .venv-bench/ready
 	for name in folder_start memory_workers world_hardness; do .venv-bench/bin/python benchmarks/$$name.py; done
-	for who in ours lightly; do .venv-bench/bin/python benchmarks/time_to_accuracy.py $$who; done
+	for who in ours lightly compare; do .venv-bench/bin/python benchmarks/time_to_accuracy.py $$who; done
 
 docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
