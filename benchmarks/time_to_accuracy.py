@@ -9,7 +9,8 @@ training images, scored after each epoch; lightly's is the loop of its SimCLR ex
 0.06, batch 256, its transform without blur) with as many workers as cores, scored every few minutes, with the stem for
 small images (its benchmark's) or the ImageNet stem (its example's). The bank is the whole training set; the clock
 stands while scores are taken. "compare" measures nothing: it sets the two curves side by side, and where the peer gave
-up before it passed the target, its time is the least that it takes. On a GPU: ``ours --device cuda --backbone resnet18 --target 0.85``.
+up before it passed the target, its time is the least that it takes. On a GPU: ``ours --device cuda --backbone resnet18
+--target 0.85``.
 """
 
 import argparse
