@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export SELFSIGHT_DATA ?= ../shared/data
 
-BENCHMARKS := views files losses step knn embedding growth world_speed attention
+BENCHMARKS := views files losses step knn embedding growth world_speed attention convolution
 
 .PHONY: demo test fast lint bench bench-long docs clean
 
@@ -43,7 +43,7 @@ bench: .venv-bench/ready
 # what takes longer: time to an accuracy, a folder of a million files, how hard the world is
 bench-long: .venv-bench/ready
 	for name in folder_start memory_workers world_hardness; do .venv-bench/bin/python benchmarks/$$name.py; done
-	for who in ours lightly; do .venv-bench/bin/python benchmarks/time_to_accuracy.py $$who; done
+	for who in ours lightly compare; do .venv-bench/bin/python benchmarks/time_to_accuracy.py $$who; done
 
 docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from _bench import flags, in_turns, row, save
-from selfsight.precision import FloatAttention
+from selfsight.precision import bf16_training
 
 SHAPES = ((128, 3, 17, 64), (128, 3, 65, 64), (32, 3, 197, 64), (16, 3, 785, 64))
 """Images, heads, tokens, width of a head."""
@@ -23,7 +23,7 @@ def pass_of(shape: tuple[int, ...], *, ours: bool) -> Callable[[], int]:
 
     def run() -> int:
         if ours:
-            with torch.autocast("cpu", torch.bfloat16), FloatAttention():
+            with bf16_training("cpu"):
                 out = scaled_dot_product_attention(query, key, value)
         else:
             out = scaled_dot_product_attention(query, key, value)

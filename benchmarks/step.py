@@ -159,7 +159,7 @@ def with_lightly(device: str, precision: str, steps: int, images: Tensor, worker
 def main() -> None:
     """Measures the loops in turns."""
     parser = flags(__doc__, "step")
-    parser.add_argument("--steps", type=int, default=10, help="updates a turn; on a GPU a hundred make sense")
+    parser.add_argument("--steps", type=int, default=7, help="updates a turn; on a GPU a hundred make sense")
     given: argparse.Namespace = parser.parse_args()
     device, n, images = given.device, given.steps, torch.from_numpy(render(np.arange(BATCH), size=SIZE).image)
     default = open_machine(replace(run_flags(device, "auto"))).precision

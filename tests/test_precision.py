@@ -8,7 +8,7 @@ from timm.layers.attention import Attention
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfsight.precision import FloatAttention, bf16_training
+from selfsight.precision import bf16_training
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_masks_by_name_are_followed_and_booleans_stay() -> None:
     mask = torch.rand(5, 5) > 0.5
     mask[:, 0] = True
     for given in (mask, torch.where(mask, 0.0, -9.0)):
-        with torch.autocast("cpu", torch.bfloat16), FloatAttention():
+        with bf16_training("cpu"):
             out = scaled_dot_product_attention(query, key, value, attn_mask=given)
         torch.testing.assert_close(out, scaled_dot_product_attention(query, key, value, given).bfloat16())
 

@@ -1,4 +1,4 @@
-"""Training in bfloat16: autocast, with attention in float32 on a CPU."""
+"""Training in bfloat16: autocast, and on a CPU other ways to what torch's kernels are slow at."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -9,20 +9,18 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from selfsight import convolution
+
 
 @contextmanager
 def bf16_training(device_type: str) -> Iterator[None]:
     """Where the forward pass of a training step runs in bfloat16."""
-    with torch.autocast(device_type, torch.bfloat16), FloatAttention() if device_type == "cpu" else nullcontext():
+    with torch.autocast(device_type, torch.bfloat16), OnCpu() if device_type == "cpu" else nullcontext():
         yield
 
 
-class FloatAttention(TorchFunctionMode):
-    """``scaled_dot_product_attention`` in float32; its result has autocast's type.
-
-    On a CPU, the backward pass of torch's attention takes several times as long in bfloat16 as in float32 up to about
-    200 tokens, and about as long at 800, while the forward pass is hardly faster (``benchmarks/attention.py``).
-    """
+class OnCpu(TorchFunctionMode):
+    """Attention in float32, and the gradient of small maps' convolutions by matrix products."""
 
     def __torch_function__(
         self,
@@ -31,13 +29,25 @@ class FloatAttention(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        if func is not scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        with torch.autocast("cpu", enabled=False):
-            out = func(*map(_float, args), **{name: _float(x) for name, x in kwargs.items()})
-        return out.to(torch.get_autocast_dtype("cpu"))
+        return _WAYS.get(func, func)(*args, **kwargs or {})
 
 
-def _float(x: object) -> object:
+def float_attention(*args: Any, **kwargs: Any) -> Tensor:
+    """``scaled_dot_product_attention`` in float32; its result has autocast's type.
+
+    On a CPU, the backward pass of torch's attention takes several times as long in bfloat16 as in float32 up to about
+    200 tokens, and about as long at 800, while the forward pass is hardly faster (``benchmarks/attention.py``).
+    """
+    with torch.autocast("cpu", enabled=False):
+        out = scaled_dot_product_attention(*map(_float, args), **{name: _float(x) for name, x in kwargs.items()})
+    return out.to(torch.get_autocast_dtype("cpu"))
+
+
+def _float(x: Any) -> Any:
     return x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+_WAYS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    scaled_dot_product_attention: float_attention,
+    torch.conv2d: convolution.conv2d,
+}
