@@ -42,11 +42,25 @@ LOCAL: Mapping[str, Any] = {"backbone": "amdim_nano"}
 SHORT: Mapping[str, Any] = {"optimiser": "adamw", "batch_size": 250}
 """The papers' learning rates, LARS's above all, are made for a hundred thousand updates; here are a few thousand."""
 PEAK: Mapping[str, float] = {"tiny_cnn": 4e-3, "vit_tiny_patch16_224": 1e-3, "amdim_nano": 2e-3}
+GRID: Mapping[str, Any] = {"patch": 16, "stride": 8, "width": 128, "depth": 2}
+"""Patches of a 32 px image in three rows: the recipe's own seven take minutes an epoch on one thread."""
+
 OWN: Mapping[str, Mapping[str, Any]] = {
+    "adco": {"negatives": 1000},  # of 4096 most are no image's nearest after so few updates, and get no gradient
     "byol": {"momentum": 0.97},  # its paper's for the shortest training, 40 epochs
+    "cpc": {**GRID, "steps": 2, "skip": 0},
+    "cpc_v2": {**GRID, "nearest": 1, "farthest": 2},
     "moco_v2": {"symmetric": False, "queue": 4000},  # as in its paper; the queue of the official CIFAR-10 notebook
+    "moco_v3": {"hidden": 1024},  # heads of the encoder's cost, here and below
+    "nce": {"negatives": 1024},  # a tenth of the images
+    "nnclr": {"queue": 4000, "hidden": 512, "predictor_hidden": 1024},  # in a queue of all images each finds itself
+    "pic": {"classes_lr": 0.08},  # what its tiny recipe has, for a larger batch
+    "pixcontrast": {"hidden": 512},
+    "pixpro": {"hidden": 512, "lr": 2e-3},  # at the others' rate it collapses
+    "simsiam": {"projection": 512, "hidden": 512, "lr": 2e-3},
+    "vicreg": {"projection": 512},
 }
-"""Hyper-parameters that a recipe for a thousand epochs has otherwise."""
+"""Hyper-parameters that a recipe for a thousand epochs of large images has otherwise."""
 AS_PUBLISHED = ("rotation",)
 """Methods whose own optimiser, SGD at 0.1, is made for short trainings already."""
 
