@@ -74,6 +74,28 @@ def test_accumulation_averages_micro_batches_and_moves_once() -> None:
     assert method.moved == [False, False, True, True]
 
 
+class Together(Pair):
+    """One objective that both optimisers step on."""
+
+    def step(self, batch: Tensor, clock: Clock) -> Steps:
+        self.moved.append((yield Objective(batch.mean() * self.a + 5 * self.b, by=("main", "other"))))
+
+
+def test_optimisers_of_one_objective_share_the_scale_that_its_gradient_has() -> None:
+    spec = OptimiserSpec(build=torch.optim.SGD, lr=constant(0.1), weight_decay=constant(0.0), groups=decay_all)
+    method = Together()
+    updater = Updater(recipe_of(method, main=spec, other=spec), rig.machine(), 1)
+    updater.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1)  # it doubles with each update
+    run(method, updater, torch.tensor([3.0]))
+    assert method.a.item() == pytest.approx(1 - 0.1 * 3)
+    assert method.b.item() == pytest.approx(1 - 0.1 * 5)
+    assert updater.scaler.get_scale() == 8.0
+    updater.begin(NOW, first=True, last=True)
+    drive(method.step(torch.tensor([float("inf")]), NOW), updater)
+    assert method.moved == [True, False]
+    assert updater.scaler.get_scale() == 4.0
+
+
 def test_what_is_held_stays() -> None:
     method, updater = pair()
     method.hold = (method.a,)

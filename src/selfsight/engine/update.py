@@ -54,8 +54,12 @@ class Updater:
             average_gradients_(parameters)
         for held in objective.hold:
             held.grad = None
+        scale = self.scaler.get_scale()  # the same for all: it may change once an objective, after the last has stepped
         moves = [self._step(name, objective) for name in objective.by]  # every one steps, whatever the others did
-        return all(moves)
+        self.scaler.update()
+        if all(moves):
+            self.bad = 0
+        return all(moves) and self.scaler.get_scale() >= scale
 
     def _step(self, name: str, objective: Objective) -> bool:
         optimiser, spec = self.optimisers[name], self.specs[name]
@@ -65,11 +69,8 @@ class Updater:
         if self.machine.device.type == "cpu" and not self.sound():
             self.refuse(objective.loss.item())
             return False
-        scale = self.scaler.get_scale()
         self.scaler.step(optimiser)
-        self.scaler.update()
-        self.bad = 0
-        return self.scaler.get_scale() >= scale
+        return True
 
     def sound(self) -> bool:
         """Whether the last gradient was finite, on every process alike. On a GPU asking waits for it.
