@@ -33,7 +33,6 @@ from selfsight.engine.loop import Execution, train
 from selfsight.engine.machine import open_machine
 from selfsight.engine.update import Updater
 from selfsight.flags import Flags
-from selfsight.keyed import Key
 from selfsight.method import Clock, drive
 from selfsight.recipes.assembly import Assembly, assemble
 
