@@ -18,7 +18,6 @@ from selfsight.recipes import catalogue
 STEPS = 320
 MARGIN = 4.0
 """Points of linear accuracy above the same encoder untrained, after 320 updates of 64 images."""
-LESS = {"rotation": (2.0, "+3.9 points were measured, at 32 images an update")}
 LONGER = {
     "mae": (1600, "+0.3 points were measured after 800 updates, +9.8 after 1600"),
     "dino": (480, "+3.0 and +10.7 points were measured after 320 updates from two seeds, +7.8 after 480"),
@@ -67,4 +66,4 @@ def test_it_learns(name: str) -> None:
     before = linear_accuracy(start, recipe)
     rig.train(recipe, rig.batches(recipe, steps), steps=steps, place=rig.machine(bf16=True))
     after = linear_accuracy(recipe.method.encoder, recipe)
-    assert after > before + LESS.get(name, (MARGIN,))[0], f"linear accuracy {before:.1f} -> {after:.1f}"
+    assert after > before + MARGIN, f"linear accuracy {before:.1f} -> {after:.1f}"
