@@ -29,7 +29,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first and each by itself, so that no worker waits at the end; every other file in one worker."""
+    """The longest tests first and each by itself, so that no worker waits at the end; each other file in one."""
     for item in items:
         file, *_ = item.nodeid.split("::")
         item.add_marker(pytest.mark.xdist_group(item.nodeid if "test_learning" in file else file))

@@ -27,8 +27,8 @@ where :math:`f_5^*` is one place of the 5x5, drawn for each image.
   the maps of all processes are gathered. Its batch norm sees one GPU's batch, here a recipe's scope.
 - The code trains two classifiers beside, on detached features, and estimates batch norm's statistics anew before it
   evaluates; here the engine's probe is there for that, and running statistics are used.
-- The heads' shortcuts have a bias in the code, which the batch norm behind them takes away: none here. Where its encoder
-  has batch norm, which is not its default, its heads have one more, inside: never here.
+- The heads' shortcuts have a bias in the code, which the batch norm behind them takes away: none here. Where its
+  encoder has batch norm, which is not its default, its heads have one more, inside: never here.
 - The paper's mixture of Gaussians on top of the features is not here.
 """
 
