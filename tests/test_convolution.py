@@ -89,12 +89,20 @@ def test_other_layers_are_left_alone(layer: nn.Conv2d, side: int, calls: list[An
 
 
 def test_without_gradients_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = nn.Conv2d(128, 16, 3, padding=1, bias=False)
-    monkeypatch.setattr(convolution._SmallMap, "forward", staticmethod(pytest.fail))
-    x = torch.randn(2, 128, 4, 4)
-    with torch.no_grad(), bf16_training("cpu"):
+    taken: list[str] = []
+    real = convolution._SmallMap.apply
+    layer, x = nn.Conv2d(128, 16, 3, padding=1, bias=False), torch.randn(2, 128, 4, 4)
+
+    def run(name: str) -> None:
+        monkeypatch.setattr(convolution._SmallMap, "apply", lambda *args: (taken.append(name), real(*args))[1])
         layer(x)
-    layer.requires_grad_(False)
+
     with bf16_training("cpu"):
-        layer(x)
-    layer.requires_grad_()(x)  # float32
+        run("training")
+        with torch.no_grad():
+            run("no gradient")
+        layer.requires_grad_(False)
+        run("frozen")
+    layer.requires_grad_()
+    run("float32")
+    assert taken == ["training"]

@@ -1,4 +1,4 @@
-"""Training in bfloat16: attention alone stays in float32 on a CPU."""
+"""Training in bfloat16: on a CPU attention stays in float32, and what switches autocast off is left alone."""
 
 from collections.abc import Iterator
 
@@ -48,6 +48,14 @@ def test_masks_by_name_are_followed_and_booleans_stay() -> None:
         with bf16_training("cpu"):
             out = scaled_dot_product_attention(query, key, value, attn_mask=given)
         torch.testing.assert_close(out, scaled_dot_product_attention(query, key, value, given).bfloat16())
+
+
+def test_where_autocast_is_off_types_stay() -> None:
+    layer, x = torch.nn.Conv2d(128, 8, 3, padding=1, bias=False), torch.randn(2, 128, 4, 4)
+    query = torch.randn(2, 1, 5, 8)
+    with bf16_training("cpu"), torch.autocast("cpu", enabled=False):
+        assert layer(x).dtype == torch.float32
+        assert scaled_dot_product_attention(query, query, query).dtype == torch.float32
 
 
 def test_it_ends_with_its_block(seen: list[torch.dtype]) -> None:

@@ -1,9 +1,8 @@
 """Convolutions of small maps in bfloat16 training on a CPU: the weight's gradient by one matrix product for each tap.
 
-oneDNN's kernel for that gradient spreads its work over the places of a map. On the last stages of a ResNet at 32 px,
-4 x 4 and 8 x 8 places with 256 and 512 channels, it takes two to four times as long as on large maps for as much work
-(``benchmarks/convolution.py``). With the samples' places as rows, the gradient of tap (i, j) is ``dy' x_ij``, where
-``x_ij`` is the padded input from (i, j) on.
+oneDNN's kernel for that gradient is slow on the last stages of a ResNet at 32 px, 4 x 4 and 8 x 8 places with 256 and
+512 channels (``benchmarks/convolution.py`` measures both ways). With the samples' places as rows, the gradient of tap
+(i, j) is ``dy' x_ij``, where ``x_ij`` is the padded input from (i, j) on. The result cannot be differentiated twice.
 """
 
 from typing import Any

@@ -20,7 +20,7 @@ def bf16_training(device_type: str) -> Iterator[None]:
 
 
 class OnCpu(TorchFunctionMode):
-    """Attention in float32, and the gradient of small maps' convolutions by matrix products."""
+    """Attention in float32, and the gradient of small maps' convolutions by matrix products, where autocast is on."""
 
     def __torch_function__(
         self,
@@ -29,7 +29,10 @@ class OnCpu(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        return _WAYS.get(func, func)(*args, **kwargs or {})
+        way = _WAYS.get(func)
+        if way is None or not torch.is_autocast_enabled("cpu"):
+            way = func
+        return way(*args, **kwargs or {})
 
 
 def float_attention(*args: Any, **kwargs: Any) -> Tensor:
