@@ -10,11 +10,8 @@ at its default precision and at the other's. A rate is the median over rounds th
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,85 +25,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from _bench import flags, row, save, turns
-from selfsight.data.loader import Loader
+from _loops import Stage, bare_step, our_loop
 from selfsight.data.opening import open_data
 from selfsight.data.world import render
-from selfsight.engine.loop import Execution, train
 from selfsight.engine.machine import open_machine
-from selfsight.engine.update import Updater
 from selfsight.flags import Flags
-from selfsight.keyed import Key
-from selfsight.method import Clock, drive
-from selfsight.recipes.assembly import Assembly, assemble
 
-SIZE, BATCH, SKIP = 32, 128, 2
+SIZE, BATCH = 32, 128
 
 
-def assembly(flags_: Flags, steps: int) -> Assembly:
-    return assemble("simclr", flags_, {}, samples=BATCH * steps, native=(3, SIZE, SIZE))
-
-
-def run_flags(device: str, precision: str) -> Flags:
-    return Flags(
+def stage(device: str, precision: str, steps: int) -> Stage:
+    run = Flags(
         data=f"world:{BATCH}", image_size=SIZE, backbone="resnet18", batch_size=BATCH, epochs=1,
         device=device, precision=precision,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
-
-
-def rate(stamps: list[float]) -> float:
-    """Images a second between the steps that began at ``stamps``, the first ones apart."""
-    return BATCH * (len(stamps) - 1 - SKIP) / (stamps[-1] - stamps[SKIP])
-
-
-def our_loop(device: str, precision: str, steps: int, images: Tensor) -> Callable[[], float]:
-    """The engine's loop over images in memory, from its first update to its last."""
-    flags_ = run_flags(device, precision)
-
-    def measure() -> float:
-        made, machine = assembly(flags_, steps), open_machine(flags_)
-        made.recipe.method.to(machine.device).to(memory_format=torch.channels_last)  # pyright: ignore
-        source = open_data(torch.utils.data.TensorDataset(images.repeat(steps, 1, 1, 1)))
-        loader = Loader(source, made.recipe.views, batch_size=BATCH, seed=0, pin=device == "cuda")
-        stamps, step = [], made.recipe.method.step
-
-        def stamped(batch: Any, clock: Clock) -> Any:
-            if device == "cuda" and clock.step in (SKIP, steps - 1):
-                torch.cuda.synchronize()
-            stamps.append(time.perf_counter())
-            return step(batch, clock)
-
-        made.recipe.method.step = stamped
-        with tempfile.TemporaryDirectory() as folder:
-            train(made.recipe, loader, machine, Execution(folder=Path(folder), quiet=True, log_every=2))
-        return rate(stamps)
-
-    return measure
-
-
-def bare_step(device: str, precision: str, steps: int, images: Tensor) -> Callable[[], float]:
-    """The same method and optimiser on one batch that lies ready."""
-    flags_ = run_flags(device, precision)
-    made, machine = assembly(flags_, steps), open_machine(flags_)
-    method, views = made.recipe.method, made.recipe.views
-    method.to(machine.device).to(memory_format=torch.channels_last)  # pyright: ignore
-    key = Key(0, torch.zeros(BATCH, dtype=torch.long), torch.arange(BATCH))
-    batch = views.render(images.to(device), views.plan(key), key)
-    batch = type(batch)(*(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in batch))
-    update = Updater(made.recipe, machine, 1)
-
-    def measure() -> float:
-        method.train()
-        stamps = []
-        for i in range(steps):
-            clock = Clock(step=i, steps=steps, epoch=0, epochs=1)
-            if device == "cuda" and i in (SKIP, steps - 1):
-                torch.cuda.synchronize()
-            stamps.append(time.perf_counter())
-            update.begin(clock, first=True, last=True)
-            drive(method.step(batch, clock), update, machine.autocast)
-        return rate(stamps)
-
-    return measure
+    return Stage(name="simclr", flags=run, steps=steps, skip=2, native=(3, SIZE, SIZE), log_every=2)
 
 
 class Faces(Dataset[Any]):
@@ -162,12 +95,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7, help="updates a turn; on a GPU a hundred make sense")
     given: argparse.Namespace = parser.parse_args()
     device, n, images = given.device, given.steps, torch.from_numpy(render(np.arange(BATCH), size=SIZE).image)
-    default = open_machine(replace(run_flags(device, "auto"))).precision
-    measures = {"bare step": bare_step(device, default, n, images), "ours": our_loop(device, default, n, images)}
-    measures |= {f"lightly, {w} workers": with_lightly(device, "32", max(n // 2, 6), images, w) for w in (0, 2)}
+    default, fewer = open_machine(stage(device, "auto", n).flags).precision, max(n // 2, 4)
+    whole = stage(device, default, n)
+    source = open_data(torch.utils.data.TensorDataset(images.repeat(n, 1, 1, 1)))
+    measures = {"bare step": bare_step(whole, source), "ours": our_loop(whole, source)}
+    measures |= {f"lightly, {w} workers": with_lightly(device, "32", fewer, images, w) for w in (0, 2)}
     if default != "32":
-        measures["ours, float32"] = our_loop(device, "32", max(n // 2, 6), images)
-        measures["lightly, bf16"] = with_lightly(device, default, max(n // 2, 6), images, 0)
+        part = open_data(torch.utils.data.TensorDataset(images.repeat(max(fewer, 6), 1, 1, 1)))
+        measures["ours, float32"] = our_loop(stage(device, "32", max(fewer, 6)), part)
+        measures["lightly, bf16"] = with_lightly(device, default, fewer, images, 0)
     rates = turns(measures, rounds=min(given.rounds, 3), warm=False)  # the median is of warm ones
     best = max((name for name in rates if "workers" in name), key=lambda name: statistics.median(rates[name]))
     share = 0.9 if device == "cuda" else 0.95

@@ -12,29 +12,18 @@ it runs (``--batch 8 --steps 7 --size 32 --eager``); its figures mean something 
 import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from _bench import flags, row, save, turns
+from _loops import Stage, bare_step, our_loop
 from files import files
-from selfsight.data.loader import Loader
 from selfsight.data.opening import open_data
 from selfsight.data.protocol import Source
 from selfsight.data.splits import Chosen
-from selfsight.encoders.backbone import Backbone
-from selfsight.engine.loop import Execution, train
-from selfsight.engine.machine import open_machine
-from selfsight.engine.update import Updater
 from selfsight.flags import Flags
-from selfsight.method import Clock, drive
-from selfsight.recipes.assembly import Assembly, assemble
 
 SKIP = 4
 """Updates before the clock runs: compilation and the workers' first batches."""
@@ -43,79 +32,12 @@ PUBLISHED = {"barlow_twins": 871.0}
 """Images a second, one H200, https://github.com/galilai-group/stable-pretraining."""
 
 
-class Stage:
-    """One method at one size: what every contender shares."""
-
-    def __init__(self, name: str, given: argparse.Namespace) -> None:
-        self.name, self.batch, self.steps, self.device = name, given.batch, given.steps, given.device
-        self.compile = not given.eager
-        self.flags = Flags(
-            data="none", image_size=given.size, backbone="vit_small_patch16_224", batch_size=given.batch, epochs=1,
-            device=given.device, precision=given.precision,
-        )  # fmt: skip
-
-    def assembly(self) -> Assembly:
-        made = assemble(self.name, self.flags, {}, samples=self.batch * self.steps, native=None)
-        made.recipe.method.to(self.device)
-        for module in made.recipe.method.modules() if self.compile else ():
-            if isinstance(module, Backbone):
-                module.compile()
-        return made
-
-    def now(self, step: int) -> float:
-        """The time before ``step``; at the ends of the stretch that counts, with all work done."""
-        if self.device == "cuda" and step in (SKIP, self.steps - 1):
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def rate(self, stamps: list[float]) -> float:
-        return self.batch * (len(stamps) - 1 - SKIP) / (stamps[-1] - stamps[SKIP])
-
-
-def our_loop(stage: Stage, source: Source, workers: int | None) -> Callable[[], float]:
-    """The engine's loop, from its first update to its last."""
-
-    def measure() -> float:
-        made, machine, stamps = stage.assembly(), open_machine(stage.flags), list[float]()
-        loader = Loader(
-            source, made.recipe.views, batch_size=stage.batch, seed=0, workers=workers, pin=stage.device == "cuda"
-        )
-        step = made.recipe.method.step
-
-        def stamped(batch: Any, clock: Clock) -> Any:
-            stamps.append(stage.now(clock.step))
-            return step(batch, clock)
-
-        made.recipe.method.step = stamped
-        with tempfile.TemporaryDirectory() as folder:
-            train(made.recipe, loader, machine, Execution(folder=Path(folder), quiet=True))
-        return stage.rate(stamps)
-
-    return measure
-
-
-def bare_step(stage: Stage, source: Source) -> Callable[[], float]:
-    """The same method and optimiser on one batch of views that lies ready."""
-    made, machine = stage.assembly(), open_machine(stage.flags)
-    loader = Loader(source, made.recipe.views, batch_size=stage.batch, seed=0, workers=0)
-    first, views = next(loader.stream(0, 1)), made.recipe.views
-    ready = first.images
-    ready = ready.to(stage.device) if isinstance(ready, Tensor) else [stack.to(stage.device) for stack in ready]
-    batch = views.render(ready, views.plan(first.key), first.key)
-    update = Updater(made.recipe, machine, 1)
-    loader.close()
-
-    def measure() -> float:
-        made.recipe.method.train()
-        stamps = []
-        for i in range(stage.steps):
-            clock = Clock(step=i, steps=stage.steps, epoch=0, epochs=1)
-            stamps.append(stage.now(i))
-            update.begin(clock, first=True, last=True)
-            drive(made.recipe.method.step(batch, clock), update, machine.autocast)
-        return stage.rate(stamps)
-
-    return measure
+def stage(name: str, given: argparse.Namespace) -> Stage:
+    run = Flags(
+        data="none", image_size=given.size, backbone="vit_small_patch16_224", batch_size=given.batch, epochs=1,
+        device=given.device, precision=given.precision, compile=not given.eager,
+    )  # fmt: skip
+    return Stage(name=name, flags=run, steps=given.steps, skip=SKIP)
 
 
 def sources(data: Path, folder: Path, count: int) -> tuple[dict[str, Source], str]:
@@ -148,9 +70,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as top:
         data, what = sources(given.data, Path(top), given.batch * given.steps)
         for name in given.methods:
-            stage = Stage(name, given)
-            measures = {"bare step": bare_step(stage, data["decoded"])}
-            measures |= {kind: our_loop(stage, source, given.workers) for kind, source in data.items()}
+            contest = stage(name, given)
+            measures = {"bare step": bare_step(contest, data["decoded"])}
+            measures |= {kind: our_loop(contest, source, given.workers) for kind, source in data.items()}
             found = turns(measures, rounds=min(given.rounds, 3), warm=False)
             for kind, goal in (("JPEG files", 3.0), ("decoded", 5.0)):
                 title, ours = f"{name} ViT-S/16, {given.size} px, batch {given.batch}, {kind}", found[kind]

@@ -185,16 +185,24 @@ def _together(machine: Machine, folder: Path, flags: Flags, source: Source) -> N
         raise UserError(wrong)
 
 
+def settle(assembly: Assembly, machine: Machine, *, compiled: bool = False) -> None:
+    """Brings the method to the machine's device, in the memory format its encoder is quickest in.
+
+    ``compiled``: every backbone is compiled, the encoder and a target or a student beside it.
+    """
+    method = assembly.recipe.method
+    method.to(machine.device)
+    if getattr(assembly.encoder, "channels_last", False):
+        method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    for module in method.modules() if compiled else ():
+        if isinstance(module, Backbone):
+            module.compile()
+
+
 def _train(job: Job) -> Ending:
     recipe, flags, machine = job.assembly.recipe, job.flags, job.machine
     encoder = job.assembly.encoder
-    recipe.method.to(machine.device)
-    if getattr(encoder, "channels_last", False):
-        recipe.method.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if flags.compile:
-        for module in recipe.method.modules():
-            if isinstance(module, Backbone):  # the encoder, and a target or a student beside it
-                module.compile()
+    settle(job.assembly, machine, compiled=flags.compile)
     loader = Loader(
         job.source,
         recipe.views,
