@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "selfsight"
 if not any(Path(path).resolve() == ROOT / "src" for path in sys.path):
     sys.path.insert(0, str(ROOT / "src"))
 
-from selfsight.recipes.catalogue import FAMILIES, Card, cards, hyper_parameters, recipe_function  # noqa: E402
+from selfsight.recipes.catalogue import FAMILIES, Card, hyper_parameters, listed, recipe_function  # noqa: E402
 
 NO_RESULT = "–"
 
@@ -77,7 +77,7 @@ def methods_table() -> str:
         "| Recipe | Method | Year | Family | What it does | kNN | Linear |",
         "|---|---|--:|---|---|--:|--:|",
     ]
-    for name, card in cards().items():
+    for name, card in listed().items():
         scores = results.get(name, {})
         paper = f"[{card.title}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else card.title
         shown = f"{percent(scores.get('knn'))} | {percent(scores.get('linear'))}"
@@ -250,7 +250,10 @@ def build() -> None:
         write(path, filled(path.read_text(encoding="utf-8"), name, table()))
     scores = "kNN and linear: the ladder's scores (see Evaluation), where they were measured."
     write(HERE / "methods" / "index.md", f"# Methods\n\n{methods_table()}\n\n{scores}\n")
-    for name, card in cards().items():
+    for page in (HERE / "methods").glob("*.md"):
+        if page.stem not in (*listed(), "index"):
+            page.unlink()
+    for name, card in listed().items():
         write(HERE / "methods" / f"{name}.md", method_page(card))
 
 
@@ -259,7 +262,7 @@ def on_config(config: Any) -> Any:
     build()
     methods: list[Any] = [{"Overview": "methods/index.md"}]
     for family in FAMILIES:
-        pages = [{card.title: f"methods/{name}.md"} for name, card in cards().items() if card.family == family]
+        pages = [{card.title: f"methods/{name}.md"} for name, card in listed().items() if card.family == family]
         methods += [{family.capitalize(): pages}] if pages else []
     config["nav"] = [{"Methods": methods} if "Methods" in entry else entry for entry in config["nav"]]
     return config

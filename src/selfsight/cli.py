@@ -85,7 +85,7 @@ def list_() -> None:
 
     console = Console()
     table = Table("method", "year", "family", "what it does", box=None, pad_edge=False)
-    for card in catalogue.cards().values():
+    for card in catalogue.listed().values():
         table.add_row(card.name, str(card.year), card.family, card.fact)
     if not console.is_terminal:
         console = Console(width=160)
