@@ -17,27 +17,25 @@ class _Followed(nn.Module):
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
         self.drop, self.act = (getattr(norm, part, None) or nn.Identity() for part in ("drop", "act"))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.drop(self._norm(x)))
-
-    def _norm(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    def follow(self, x: Tensor) -> Tensor:
+        """What comes after the norm."""
+        return self.act(self.drop(x))
 
 
 class LayerNorm(_Followed):
     """Normalises each sample over its channels and places, with scale and shift by channel."""
 
-    def _norm(self, x: Tensor) -> Tensor:
-        return nn.functional.group_norm(x, 1, self.weight, self.bias, self.eps)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.follow(nn.functional.group_norm(x, 1, self.weight, self.bias, self.eps))
 
 
 class Affine(_Followed):
     """Scale and shift by channel alone: a network without norm that begins as one with norm does, residual branches
     at zero included (timm's ``zero_init_last``)."""
 
-    def _norm(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         shape = (-1, *[1] * (x.ndim - 2))
-        return torch.addcmul(self.bias.to(x.dtype).view(shape), x, self.weight.to(x.dtype).view(shape))
+        return self.follow(torch.addcmul(self.bias.to(x.dtype).view(shape), x, self.weight.to(x.dtype).view(shape)))
 
 
 def replace_batch_norms(model: nn.Module, norm: Norm) -> nn.Module:
