@@ -95,14 +95,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7, help="updates a turn; on a GPU a hundred make sense")
     given: argparse.Namespace = parser.parse_args()
     device, n, images = given.device, given.steps, torch.from_numpy(render(np.arange(BATCH), size=SIZE).image)
-    default, fewer = open_machine(stage(device, "auto", n).flags).precision, max(n // 2, 4)
+    default, fewer = open_machine(stage(device, "auto", n).flags).precision, max(n // 2, 6)
     whole = stage(device, default, n)
     source = open_data(torch.utils.data.TensorDataset(images.repeat(n, 1, 1, 1)))
     measures = {"bare step": bare_step(whole, source), "ours": our_loop(whole, source)}
     measures |= {f"lightly, {w} workers": with_lightly(device, "32", fewer, images, w) for w in (0, 2)}
     if default != "32":
-        part = open_data(torch.utils.data.TensorDataset(images.repeat(max(fewer, 6), 1, 1, 1)))
-        measures["ours, float32"] = our_loop(stage(device, "32", max(fewer, 6)), part)
+        part = open_data(torch.utils.data.TensorDataset(images.repeat(fewer, 1, 1, 1)))
+        measures["ours, float32"] = our_loop(stage(device, "32", fewer), part)
         measures["lightly, bf16"] = with_lightly(device, default, fewer, images, 0)
     rates = turns(measures, rounds=min(given.rounds, 3), warm=False)  # the median is of warm ones
     best = max((name for name in rates if "workers" in name), key=lambda name: statistics.median(rates[name]))
