@@ -27,7 +27,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: object, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous()
+        grad = grads[0].contiguous().clone()  # what comes in may be another's gradient too
         dist.all_reduce(grad)  # gloo has no reduce-scatter; on the sizes gathered here the difference is small
         return grad.chunk(world_size())[rank()]
 

@@ -42,7 +42,9 @@ class Flags:
     accumulate: int = _flag(1, "Micro-batches per update, to fit a large batch into memory.", learning=True)
     lr: float | None = _flag(None, "Peak learning rate, already scaled by the batch.", learning=True)
     optimiser: Optimiser = _flag(
-        "paper", "adamw (2e-3) learns faster in trainings too short for the paper's.", learning=True
+        "paper",
+        "adamw (2e-3) learns faster in trainings too short for the paper's, whose --clip, --end-lr and --scaling go.",
+        learning=True,
     )
     weight_decay: float | None = _flag(None, "Peak weight decay.", learning=True)
     limit: int | None = _flag(None, "Use only so many images, a random subset by key.", learning=True)

@@ -66,6 +66,13 @@ def test_training_fills_the_budget_with_whole_epochs(climb, tmp_path: Path) -> N
     assert (calls[1]["limit"], calls[1]["seed"], calls[1]["data"]) == (10_000, 0, "cifar10")
 
 
+def test_a_method_stands_beside_the_random_encoder_of_its_own_norm(climb) -> None:
+    results = climb(["cpc", "simclr"], [])
+    assert set(results["baselines"]) == {"pixels", "tiny_cnn", "tiny_cnn, layer norm"}
+    assert results["methods"]["cpc"]["encoder"] == "TinyEncoder, layer norm"
+    assert results["methods"]["simclr"]["encoder"] == "TinyEncoder"
+
+
 def test_what_was_measured_is_not_measured_again(climb) -> None:
     first: list[dict[str, Any]] = []
     before = climb(["simclr"], first)

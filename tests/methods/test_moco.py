@@ -135,9 +135,14 @@ def test_what_it_hands_over() -> None:
     torch.testing.assert_close(watch["projection"].norm(dim=1), torch.ones(16))
 
 
-def grouped(rank: int, world: int) -> tuple[dict[str, torch.Tensor], float]:
+LOSSES = (None, partial(align_uniform_with_queue, t=2.0))
+"""MoCo's own, and that of alignment and uniformity, which pairs queries of all processes."""
+
+
+def grouped(rank: int, world: int, which: int) -> tuple[dict[str, torch.Tensor], float]:
     """Three steps of one process's part, with batch norm over groups of 4; what it ends with, and the last loss."""
     method = moco(symmetric=True, size=32).double()
+    method.loss = LOSSES[which] or method.loss
     set_scope_(method, 4)
     size, loss = 16 // world, 0.0
     for step in range(3):
@@ -185,16 +190,18 @@ def test_two_processes_shuffle_as_one_does(tmp_path: Path) -> None:
         for process in started:
             process.kill()  # where one died, the other waits for it
     assert all(process.returncode == 0 for process in started), "\n".join(errors)[-3000:]
-    alone, loss = grouped(0, 1)
-    for rank in range(2):
-        state, its_loss = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert its_loss == pytest.approx(loss, abs=1e-10)
-        for name, x in alone.items():
-            torch.testing.assert_close(state[name], x, rtol=1e-9, atol=1e-10, msg=f"{name} of rank {rank}")
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for which in range(len(LOSSES)):
+        alone, loss = grouped(0, 1, which)
+        for rank in range(2):
+            state, its_loss = found[rank][which]
+            assert its_loss == pytest.approx(loss, abs=1e-10)
+            for name, x in alone.items():
+                torch.testing.assert_close(state[name], x, rtol=1e-9, atol=1e-10, msg=f"{name} of rank {rank}")
 
 
 if __name__ == "__main__":
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
-    torch.save(grouped(rank, 2), folder / f"{rank}.pt")
+    torch.save([grouped(rank, 2, which) for which in range(len(LOSSES))], folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -8,6 +8,7 @@ from paper_size import at, large, layers, one_step, scopes, small
 from torch.optim import SGD
 
 from selfsight.engine.optimisers import build_optimiser, set_rates_
+from selfsight.recipes.quick import quick
 from selfsight.recipes.recipe import Recipe
 from selfsight.recipes.simsiam import simsiam
 from selfsight.views import augment
@@ -55,6 +56,18 @@ def test_the_predictors_rate_stays_at_its_peak_and_everything_decays() -> None:
     assert {name.split(".")[0] for name in found} == {"encoder", "projector", "predictor"}
     followed = simsiam(small(image_size=224, batch_size=256), projection=16, bottleneck=4, fixed_predictor_lr=False)
     assert all(rate == pytest.approx(0, abs=1e-9) for rate, _ in rates(followed, 100).values())
+
+
+def test_the_quick_optimiser_leaves_the_predictors_rate_fixed() -> None:
+    recipe = quick(simsiam(small(), projection=16, bottleneck=4))
+    found = rates(recipe, 800)
+    assert {name.split(".")[0]: rate for name, (rate, _) in found.items()} == {
+        "encoder": pytest.approx(0, abs=1e-9),
+        "projector": pytest.approx(0, abs=1e-9),
+        "predictor": 2e-3,
+    }
+    followed = quick(simsiam(small(), projection=16, bottleneck=4, fixed_predictor_lr=False))
+    assert all(rate == pytest.approx(0, abs=1e-9) for rate, _ in rates(followed, 800).values())
 
 
 def test_large_batches_warm_up() -> None:

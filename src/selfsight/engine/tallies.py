@@ -25,7 +25,7 @@ class Sums:
             self.kept[key] = self.kept[key] + pair if key in self.kept else pair
 
     def take(self) -> dict[str, float]:
-        """The means over updates and processes; ``loss`` is the sum of all losses. Begins anew."""
+        """The means over updates and processes; ``loss`` is main's, or the sum where it has none. Begins anew."""
         means = {key: float(distributed.mean(pair[0] / pair[1])) for key, pair in self.kept.items()}
         self.kept = {}
         return {"loss": sum(value for key, value in means.items() if key.startswith("loss")), **means}

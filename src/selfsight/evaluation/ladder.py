@@ -110,7 +110,7 @@ def ladder(
     Args:
         methods: recipes by name; what ``out`` already holds by the same rules is not measured again. Several calls with
             different methods may run at once and share ``out``.
-        data: 32 px images with labels; train and test as in ``evaluate``.
+        data: images with labels, of 32 px or the world; train and test as in ``evaluate``.
         out: the JSON file of the results.
         samples: training images, a keyed subset; of the test images at most as many.
         cpu_minutes: of the training, summed over threads: 12 are six minutes on two cores.
@@ -129,17 +129,17 @@ def ladder(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        pair = open_splits(data, limit=samples, seed=seed)
+        pair = open_splits(data, image_size=SIZE, limit=samples, seed=seed)
         about = labelled(pair, "the ladder")
         results["data"] = about.facts()
         how = Settings(seed=seed, place=Place(cache_dir=cache_folder()))
         flags = {"data": data, "limit": samples, "seed": seed, "threads": threads}
         for name in names:
+            _add_baselines(results, about, baseline_of(name), how)
             if "linear" in results["methods"].get(name, {}):
                 say(f"{name}: measured before")
                 continue
             own = {**flags_of(name), **(overrides or {}).get(name, {})}
-            _add_baselines(results, about, encoder_of(name), how)
             say(f"{name}: training for {cpu_minutes:g} CPU minutes")
             go = partial(train or _pretrain(), name, **{**FIXED, **flags, **own})
             results["methods"][name] = _climb(go, runs / name, rules, about, how) | {"flags": own}
@@ -155,6 +155,21 @@ def ladder(
 def encoder_of(name: str) -> Mapping[str, Any]:
     """The flags of the encoder a method climbs with: the small convolutional one, unless it needs another."""
     return {"tokens": TRANSFORMER, "local": LOCAL}.get(catalogue.card(name).needs, CONVOLUTIONAL)
+
+
+def baseline_of(name: str) -> Mapping[str, Any]:
+    """The encoder whose random start a method stands beside: ``encoder_of``, with the norm that its recipe takes."""
+    norm = catalogue.card(name).norm
+    return {**encoder_of(name), **({"norm": norm} if norm else {})}
+
+
+def called(encoder: Mapping[str, Any]) -> str:
+    """An encoder's name in the table.
+
+    >>> called({"backbone": "tiny_cnn", "norm": "layer"})
+    'tiny_cnn, layer norm'
+    """
+    return encoder["backbone"] + (f", {encoder['norm']} norm" if "norm" in encoder else "")
 
 
 def flags_of(name: str) -> Mapping[str, Any]:
@@ -202,7 +217,7 @@ def _climb(go: Train, folder: Path, rules: Rules, data: LabelledData, how: Setti
     subject = open_subject(run)
     trained = Contender(name="trained", encoder=subject.encoder, plain=subject.plain)
     return {
-        "encoder": subject.facts()["encoder"],
+        "encoder": called({**baseline_of(folder.name), "backbone": subject.facts()["encoder"]}),
         **_scores(trained, data, how),
         "epochs": epochs,
         "batch_size": run.settings["resolved"].get("batch_size"),
@@ -225,12 +240,12 @@ def _add_baselines(results: dict[str, Any], data: LabelledData, encoder: Mapping
         raw = cast(Encoder, RawPixels(channels=3))
         known["pixels"] = _scores(Contender(name="pixels", encoder=raw, plain=PIXEL_VIEW), data, how)
     options = dict(encoder)
-    backbone = options.pop("backbone")
-    if backbone not in known:
+    backbone, name = options.pop("backbone"), called(encoder)
+    if name not in known:
         plain = plain_view(SIZE, None)
         built = build_encoder(backbone, image_size=SIZE, **options)
         other = random_encoder(built, data.train, plain, seed=how.seed, place=how.place)
-        known[backbone] = _scores(Contender(name="random", encoder=other, plain=plain), data, how)
+        known[name] = _scores(Contender(name="random", encoder=other, plain=plain), data, how)
 
 
 def _opened(out: Path, rules: Rules) -> dict[str, Any]:

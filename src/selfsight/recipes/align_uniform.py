@@ -1,11 +1,11 @@
 r"""The recipe of alignment and uniformity (Wang and Isola, 2020, arXiv 2005.10242). The methods, with another loss:
 ``selfsight.methods.simclr``, and for large images ``selfsight.methods.moco``.
 
-What contrastive losses do in the limit, said directly: views of one image lie near each other, and all images evenly
-on the unit sphere. :math:`L = \lambda_{al} \overline{\lVert x_i - y_i \rVert^\alpha} +
-\lambda_{un} \tfrac12 (U(x) + U(y))` with :math:`U(x) = \log \overline{e^{-t \lVert x_i - x_j \rVert^2}}` over the pairs
-of one view. Both terms are metrics too, without labels: every run writes them down, for :math:`\alpha = t = 2`, and
-``--protocol quality`` has them. They compare at equal width only.
+What contrastive losses do in the limit, said directly: views of one image lie near each other, and all images evenly on
+the unit sphere. :math:`L = \lambda_{al} \overline{\lVert x_i - y_i \rVert^\alpha} + \lambda_{un} \tfrac12 (U(x) +
+U(y))` with :math:`U(x) = \log \overline{e^{-t \lVert x_i - x_j \rVert^2}}` over the pairs of one view. Both terms are
+metrics too, without labels: every run that hands over embeddings in pairs writes them down, for :math:`\alpha = t = 2`,
+and ``--protocol quality`` has them. They compare at equal width only.
 
 **Small images** (up to 96 px): the official STL-10 script (83.2 % linear with a small AlexNet at 64 px): both weights
 1, α 2, t 2, SGD, 0.12 x batch / 256, a tenth of it each at epochs 155, 170 and 185 of 200, decay 1e-4, batch 768, 128
