@@ -16,9 +16,11 @@ from selfsight.data.catalogue import NAMES, torchvision_parts
 from selfsight.data.folder import open_folder
 from selfsight.data.listing import labelled, open_list
 from selfsight.data.protocol import DataError, Source
+from selfsight.data.single import Single
 from selfsight.data.splits import divided, in_a_row, limited, same_classes, split_of
 from selfsight.data.table import files_by_split, hub_files, open_tables
 from selfsight.data.world import World
+from selfsight.sizes import SMALL
 
 Split: TypeAlias = Literal["train", "test", "all"]
 Data: TypeAlias = str | Path | Dataset[Any] | Source
@@ -47,7 +49,8 @@ def open_data(
 
     ``spec`` is a folder of images (walked recursively), a list file, a parquet or Arrow file or a folder of them, a
     Hub name ``owner/name``, a torchvision name (``cifar10``, or ``cifar10:ROOT``), a .npy file, ``world`` or
-    ``world:N``, a torch data set, or a source. ``image_size`` is the size of what is rendered rather than read;
+    ``world:N``, ``single:PHOTO`` (crops of one photograph), a torch data set, or a source. ``image_size`` is the size
+    of training, for what is rendered rather than read;
     ``limit`` a random choice keyed by ``seed``; ``labels`` a CSV of path and label; ``channels`` None takes what the
     data have.
 
@@ -58,7 +61,7 @@ def open_data(
     >>> len(open_data("world", split="test", limit=100))
     100
     """
-    parts = _parts(spec, image_size or WORLD_SIZE, channels)
+    parts = _parts(spec, image_size, channels)
     if labels is not None:
         parts = {which: partial(_labelled, part, labels) for which, part in parts.items()}
     held = next((which for which in ("test", "validation") if which in parts), None)
@@ -95,12 +98,14 @@ def _labelled(part: Callable[[], Source], labels: Path) -> Source:
     return labelled(part(), labels)
 
 
-def _parts(spec: Data, image_size: int, channels: int | None) -> Parts:
+def _parts(spec: Data, image_size: int | None, channels: int | None) -> Parts:
     if not isinstance(spec, (str, Path)):
         is_source = all(hasattr(spec, name) for name in ("read", "where", "fingerprint"))
         return {"all": lambda: spec if is_source else TorchData(spec, channels=channels)}  # pyright: ignore[reportReturnType]
     if str(spec) == "world" or str(spec).startswith("world:"):
-        return _world(str(spec), image_size)
+        return _world(str(spec), image_size or WORLD_SIZE)
+    if str(spec).startswith("single:"):
+        return {"all": lambda: _single(str(spec), image_size or 224, channels)}
     path = Path(spec).expanduser()
     if path.is_dir():
         return _folder(path, channels)
@@ -115,6 +120,13 @@ def _world(spec: str, size: int) -> Parts:
         raise DataError(f"'{spec}' asks for '{count}' images; write world:N with a number of at least 5")
     n = int(count)
     return {"train": lambda: World(n, size=size, split="train"), "test": lambda: World(n // 5, size=size, split="test")}
+
+
+def _single(spec: str, size: int, channels: int | None) -> Source:
+    path = Path(spec.partition(":")[2]).expanduser()
+    if not path.is_file():
+        raise DataError(f"no photograph '{path}'; write single:PHOTO.jpg with the path of one image file")
+    return Single(path, size=size if size <= SMALL else round(size * 8 / 7), channels=channels)
 
 
 def _folder(path: Path, channels: int | None) -> Parts:
