@@ -143,8 +143,9 @@ def _jittered(image: Image.Image, drawn: list[float]) -> Image.Image:
     if chance >= JITTERED:
         return image
     factors, order = rest[:4], np.argsort(rest[4:8])
-    changes = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
+    by: Any = functional  # whose annotations know tensors alone
+    changes = (by.adjust_brightness, by.adjust_contrast, by.adjust_saturation)
     for which in order.tolist():
         signed = 2 * factors[which] - 1
-        image = functional.adjust_hue(image, HUE * signed) if which == 3 else changes[which](image, 1 + JITTER * signed)
+        image = by.adjust_hue(image, HUE * signed) if which == 3 else changes[which](image, 1 + JITTER * signed)
     return image

@@ -41,6 +41,7 @@ class SmallCNN(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.blocks = nn.Sequential(*(Residual(a, b) for a, b in pairwise(widths)))
+        self.feature_info = [{"module": name} for name in ("stem", *(f"blocks.{i}" for i in range(len(self.blocks))))]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

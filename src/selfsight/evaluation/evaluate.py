@@ -21,7 +21,7 @@ from selfsight.evaluation.baselines import PIXEL_VIEW, RawPixels, fresh, random_
 from selfsight.evaluation.features import Precision
 from selfsight.evaluation.linear_sgd import Paper
 from selfsight.evaluation.processes import processes
-from selfsight.evaluation.protocols import ALIASES, MEASURES, Contender, Finding, Settings, label_free
+from selfsight.evaluation.protocols import ALIASES, LAYER, MEASURES, Contender, Finding, Settings, label_free
 from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, Subject, channels_of, labelled, open_pair, open_subject
 from selfsight.evaluation.table import percent, show_table
@@ -64,7 +64,8 @@ def evaluate(
         run: a run's folder, or an encoder.
         data: as for pretraining; the run's own by default. Train is compared with test.
         protocols: ``knn``, ``linear`` (short for ``linear-lbfgs``), ``linear-sgd``, ``finetune`` (short for
-            ``finetune-1``, ``finetune-10`` and ``finetune-100``, per cent of the labels), ``quality`` (no labels).
+            ``finetune-1``, ``finetune-10`` and ``finetune-100``, per cent of the labels), ``layerwise`` (a probe behind
+            each stage), ``quality`` (no labels).
         limit: a keyed random subset of so many images.
         labels: a CSV of path,label.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -74,7 +75,8 @@ def evaluate(
         head_layers: so many layers of the run's head count as part of the encoder, for every protocol (SimCLR v2
             fine-tunes with the first); the results are saved as ``PROTOCOL-head1.json``.
         paper: whose linear probe ``linear-sgd`` is; ``mae`` for masked image models, else ``moco``.
-        epochs, batch_size, lr: of ``linear-sgd`` and ``finetune``; the papers' by default, and saved either way.
+        epochs, batch_size, lr: of ``linear-sgd``, ``layerwise`` and ``finetune``; the papers' by default, and saved
+            either way.
         workers: processes that decode large images; None takes as many as the machine has cores to spare.
         precision: ``32``, or ``bf16`` for the encoder's forward pass.
         plain: the evaluation view; the recipe's by default.
@@ -227,6 +229,13 @@ def show(results: dict[str, dict[str, Any]]) -> None:
             f"{data['name']}: {data['train']:,} training and {data['test']:,} test images, {data['classes']} classes"
         )
         show_table(title, ["protocol", "features", "top-1", "top-5", "per class", "settings"], rows)
+    for result in results.values():
+        layers = [key for key in result.get("scores", {}) if key.startswith(LAYER)]
+        if layers:
+            whose = {"trained": result["scores"], **result["baselines"]}
+            whose = {who: numbers for who, numbers in whose.items() if layers[0] in numbers}
+            rows = [[key, *(percent(numbers[key]) for numbers in whose.values())] for key in layers]
+            show_table("", ["top-1 behind", *(NAMES[who] for who in whose)], rows)
     if "quality" in results:
         found = results["quality"]["quality"]
         columns = ["label-free quality", *(NAMES[who] for who in found)]

@@ -19,6 +19,7 @@ from selfsight.evaluation import quality
 from selfsight.evaluation.features import Features, Precision, encode, extract, frozen
 from selfsight.evaluation.finetune import finetune, labelled_fraction
 from selfsight.evaluation.knn import knn_score
+from selfsight.evaluation.layerwise import layerwise
 from selfsight.evaluation.linear import linear_lbfgs
 from selfsight.evaluation.linear_sgd import Paper, linear_sgd
 from selfsight.evaluation.stream import Place, moved
@@ -26,6 +27,8 @@ from selfsight.evaluation.subject import LabelledData, chosen, crop_of, view_of
 from selfsight.views.pipelines import two_views
 from selfsight.views.protocol import Views
 
+LAYER = "layer "
+"""What the name of a stage's number begins with."""
 RANKME_SAMPLES = 25_600
 """RankMe's paper: enough for its value to settle."""
 
@@ -113,6 +116,32 @@ def linear_by_sgd(who: Contender, data: LabelledData, how: Settings) -> Finding:
     return Finding(found.row(), dataclasses.asdict(probe))
 
 
+def by_layer(who: Contender, data: LabelledData, how: Settings) -> Finding:
+    """A probe behind each stage. The score is the last stage's: no layer is picked by its test accuracy.
+
+    Raw pixels have no stages: their number is that of ``linear-lbfgs``.
+    """
+    if who.name == "pixels":
+        found = linear_by_lbfgs(who, data, how)
+        return Finding(found.numbers, {"protocol": "linear-lbfgs", **found.settings})
+    found, probe = layerwise(
+        who.encoder,
+        data.train,
+        data.test,
+        crop=crop_of(who.plain),
+        plain=who.plain,
+        classes=data.classes,
+        epochs=how.epochs,
+        batch_size=how.batch_size,
+        lr=how.lr,
+        seed=how.seed,
+        precision=how.precision,
+        place=how.place,
+    )
+    stages = {f"{LAYER}{name}": each.top1 for name, each in found.items()}
+    return Finding({**list(found.values())[-1].row(), **stages}, dataclasses.asdict(probe))
+
+
 def finetune_on(fraction: float) -> Measure:
     """Fine-tuning on a fraction of the labels."""
 
@@ -192,6 +221,7 @@ MEASURES: dict[str, Measure] = {
     "knn": knn,
     "linear-lbfgs": linear_by_lbfgs,
     "linear-sgd": linear_by_sgd,
+    "layerwise": by_layer,
     "finetune-1": finetune_on(0.01),
     "finetune-10": finetune_on(0.1),
     "finetune-100": finetune_on(1.0),
