@@ -49,7 +49,7 @@ def _app(words: Sequence[str]) -> App:
         app.command(stage_command(name, words), name=name)
     app.command(pipeline_app(words))
     app.command(list_, name="list")
-    for command in (show, evaluate, embed, export, views, report, bench, demo):
+    for command in (show, evaluate, embed, analyse, export, views, report, bench, demo):
         app.command(command)
     return app
 
@@ -194,6 +194,56 @@ def embed(
 
     where = {"device": pick_device(device), "workers": workers}
     print(embed_(run, data=data, out=out, kind=kind, limit=limit, which=which, **where))
+
+
+def analyse(
+    *runs: str,
+    data: str | None = None,
+    limit: int = 1000,
+    out: Path | None = None,
+    pictures: int = 8,
+    image_size: int = 224,
+    pretrained: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    workers: int | None = None,
+    labels: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """What an encoder attends to and how its layers differ: tables, pictures and a page.
+
+    Args:
+        runs: a run's folder, or two to see side by side; `timm:NAME` is a model of timm.
+        data: the images, of which the test part is looked at. Default: the first run's own.
+        limit: only so many images, by key.
+        out: the folder to write. Default: `analysis` in the first run.
+        pictures: images in each picture.
+        image_size: of a model of timm.
+        pretrained: a model of timm with its published weights.
+        device: where to compute.
+        workers: processes that decode large images. Default: by the machine.
+        labels: CSV of path,label, where the data's split depends on it.
+        seed: seed of the subset.
+    """
+    from selfsight.analysis.analyse import analyse as analyse_  # noqa: PLC0415
+    from selfsight.analysis.analyse import summary  # noqa: PLC0415
+    from selfsight.engine.machine import pick_device  # noqa: PLC0415
+
+    found = analyse_(
+        runs,
+        data=data,
+        limit=limit,
+        out=out,
+        pictures=pictures,
+        image_size=image_size,
+        pretrained=pretrained,
+        device=pick_device(device),
+        workers=workers,
+        labels=labels,
+        seed=seed,
+    )
+    for line in summary(found):
+        print(line)
+    print(found.out / "analysis.html")
 
 
 def export(
