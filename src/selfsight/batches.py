@@ -5,7 +5,7 @@ A batch carries whatever its plan drew that enters the loss. ``index`` is the sa
 
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -71,4 +71,12 @@ class PlacedViews(NamedTuple):
     x1: Float[Tensor, "b c h w"]
     x2: Float[Tensor, "b c h w"]
     place: Float[Tensor, "b 2"]
+    index: Int[Tensor, " b"]
+
+
+class HiddenPixels(NamedTuple):
+    """One view of each image, whole, and which of its pixels nobody may look at."""
+
+    x: Float[Tensor, "b c h w"]
+    hidden: Bool[Tensor, "b h w"]
     index: Int[Tensor, " b"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfsight.batches import MaskedImages, MultiCrop, Patches, PlacedViews
+from selfsight.batches import HiddenPixels, MaskedImages, MultiCrop, Patches, PlacedViews
 from selfsight.data.protocol import DataError
 from selfsight.report.grid import hide, read_originals, render_batch, sample_positions, tiles, undo, views_grid
 from selfsight.report.thumbnails import as_image, sprite, thumbnail
@@ -63,6 +63,16 @@ def test_tiles_of_masked_and_multi_crop_batches(mirrored):
     assert sorted(seen.unique().tolist()) == [127, 200]
     crops = tiles(mirrored, MultiCrop((x, x), (x[..., :4, :4],), index))
     assert [crop.shape[-1] for crop in crops] == [8, 8, 4]
+
+
+def test_tiles_of_a_hole(mirrored):
+    x = mirrored.normalised(torch.full((1, 3, 8, 8), 200, dtype=torch.uint8))
+    hidden = torch.zeros(1, 8, 8, dtype=torch.bool)
+    hidden[0, 2:5, 3] = True
+    whole, seen = tiles(mirrored, HiddenPixels(x, hidden, torch.zeros(1, dtype=torch.long)))
+    assert whole.unique().tolist() == [200]
+    assert torch.equal(seen[0] == 127, hidden.expand(3, -1, -1))
+    assert sorted(seen.unique().tolist()) == [127, 200]
 
 
 def test_grid_shows_the_originals_then_the_views(patches, mirrored):

@@ -9,7 +9,16 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from selfsight.batches import Images, LocatedViews, MaskedImages, MultiCrop, Patches, PlacedViews, TwoViews
+from selfsight.batches import (
+    HiddenPixels,
+    Images,
+    LocatedViews,
+    MaskedImages,
+    MultiCrop,
+    Patches,
+    PlacedViews,
+    TwoViews,
+)
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import Key, permutation
 from selfsight.report.thumbnails import as_image, thumbnail
@@ -17,7 +26,7 @@ from selfsight.sizes import SMALL
 from selfsight.views.protocol import Views
 
 _HIDDEN = 0.5
-"""The grey of a masked patch."""
+"""The grey of what is masked."""
 
 
 class Originals(NamedTuple):
@@ -96,6 +105,10 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
     if isinstance(batch, MaskedImages):
         whole = undo(views, batch.x)
         return [whole, hide(whole, batch.masked, batch.visible.shape[1] + batch.masked.shape[1])]
+    if isinstance(batch, HiddenPixels):
+        whole = undo(views, batch.x)
+        grey = torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8)
+        return [whole, torch.where(batch.hidden.cpu()[:, None], grey, whole)]
     if isinstance(batch, Patches):
         return [side_by_side(batch.x, lambda x: undo(views, x))]
     if isinstance(batch, Images):
