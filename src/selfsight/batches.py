@@ -79,4 +79,21 @@ class HiddenPixels(NamedTuple):
 
     x: Float[Tensor, "b c h w"]
     hidden: Bool[Tensor, "b h w"]
+
+
+class PatchPairs(NamedTuple):
+    """Patches of each image, and pairs of them: ``label`` says where ``second`` lies, as seen from ``first``."""
+
+    x: Float[Tensor, "b n c p p"]
+    first: Int[Tensor, "b pairs"]
+    second: Int[Tensor, "b pairs"]
+    label: Int[Tensor, "b pairs"]
+    index: Int[Tensor, " b"]
+
+
+class Puzzles(NamedTuple):
+    """Tiles of each image in reading order, and for each of its puzzles the number of the permutation of them."""
+
+    x: Float[Tensor, "b n c t t"]
+    label: Int[Tensor, "b puzzles"]
     index: Int[Tensor, " b"]

@@ -32,18 +32,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import nn
 from torch.optim import Adam
 
 from selfsight.batches import Patches
 from selfsight.encoders.build import build_encoder
-from selfsight.encoders.protocol import Encoder
 from selfsight.methods.cpc import CPC
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.parts.forecast import DIRECTIONS, Direction, Forecast, MaskedConvolutions, RowGRU
 from selfsight.recipes.quick import on_the_world
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive
+from selfsight.recipes.tiling import width_on
 from selfsight.schedules import constant
 from selfsight.views.patches import PatchGrid, patch_grid
 from selfsight.views.view import IMAGENET, Jitter, Normalise, View
@@ -131,7 +130,7 @@ def cpc(
     )
     views = patch_grid(crop, each, stride=stride)
     ahead = _ahead(range(first, first + steps), views)
-    d = _width(at, patch)
+    d = width_on(at, patch)
     seen = MaskedConvolutions(d, hidden=width, blocks=depth) if context == "masked" else RowGRU(d, width)
     predictors = [nn.Linear(d if context == "masked" else width, d, bias=False) for _ in ahead]
     method = CPC(at.encoder, {"down": Forecast(seen, predictors, nn.Identity())}, ahead=ahead, everywhere=everywhere)
@@ -207,7 +206,7 @@ def cpc_v2(
     drawn = (0 if at.small else 2) if primitives is None else primitives
     views = patch_grid(crop, each, stride=stride, drop=colour_drop, primitives=drawn)
     ahead = _ahead(range(nearest, farthest + 1), views)
-    d = _width(at, patch)
+    d = width_on(at, patch)
     ways = DIRECTIONS[: {"four": 4, "two": 2, "one": 1}[directions]]
     forecasts: dict[Direction, Forecast] = {
         way: Forecast(
@@ -258,23 +257,6 @@ def _ahead(rows: Sequence[int], views: PatchGrid) -> Sequence[int]:
             f"predict at least one, from 1 to {views.side - 1}"
         )
     return rows
-
-
-@torch.no_grad()
-def _width(at: Setting, patch: int) -> int:
-    """The encoder's width, once it was seen to take a patch."""
-    encoder: Encoder = at.encoder
-    module: nn.Module = encoder  # pyright: ignore[reportAssignmentType]  # all encoders are
-    training = module.training
-    try:
-        module.eval()
-        encoder(torch.zeros(2, at.channels, patch, patch))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        name = getattr(encoder, "name", type(encoder).__name__)
-        raise ValueError(f"{name} does not encode patches of {patch} px; use a convolutional --backbone") from error
-    finally:
-        module.train(training)
-    return encoder.width
 
 
 def tiny() -> dict[str, Recipe]:

@@ -97,7 +97,12 @@ def side_by_side(
 
 
 def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
-    """The views that a batch holds, one stack per view, as 8-bit images."""
+    """The views that a batch holds, one stack per view, as 8-bit images.
+
+    Views whose batch is a question draw it themselves (``pictures``), with the answer beside it.
+    """
+    if hasattr(views, "pictures"):
+        return views.pictures(batch)  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(batch, TwoViews | PlacedViews | LocatedViews):
         return [undo(views, batch.x1), undo(views, batch.x2)]
     if isinstance(batch, MultiCrop):
