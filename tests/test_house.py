@@ -17,11 +17,12 @@ MAY_IMPORT = {
     "distributed": set(),
     "keyed": set(),
     "batches": set(),
+    "lab": set(),
     "parts": {"parts", "losses", "schedules", "distributed", "batches", "encoders.protocol"},
-    "methods": {"method", "batches", "parts", "losses", "schedules", "distributed", "encoders.protocol"},
+    "methods": {"method", "batches", "parts", "losses", "schedules", "distributed", "encoders.protocol", "lab"},
     "method": {"batches", "encoders.protocol"},
     "sizes": set(),
-    "views": {"views", "batches", "keyed", "sizes"},
+    "views": {"views", "batches", "keyed", "sizes", "lab"},
     "encoders": {"encoders", "errors", "sizes"},
 }
 """Of selfsight's own modules, what each room may import; rooms that are not named may import all."""

@@ -96,4 +96,22 @@ class Puzzles(NamedTuple):
 
     x: Float[Tensor, "b n c t t"]
     label: Int[Tensor, "b puzzles"]
+
+
+class Exemplars(NamedTuple):
+    """One patch of each image, a transform of that image's own exemplar, and where it was cut.
+
+    ``corners`` are those of the patch, clockwise from its own top left, as ``x, y`` in shares of the image's sides.
+    """
+
+    x: Float[Tensor, "b c h w"]
+    corners: Float[Tensor, "b 4 2"]
+    index: Int[Tensor, " b"]
+
+
+class ColouredImages(NamedTuple):
+    """One view of each image without its colours, and these: ``x`` is lightness, ``ab`` are CIE Lab's a and b."""
+
+    x: Float[Tensor, "b c h w"]
+    ab: Float[Tensor, "b 2 h w"]
     index: Int[Tensor, " b"]

@@ -5,10 +5,22 @@ import pytest
 import torch
 from PIL import Image
 
-from selfsight.batches import HiddenPixels, MaskedImages, MultiCrop, Patches, PlacedViews
+from selfsight.batches import ColouredImages, HiddenPixels, MaskedImages, MultiCrop, Patches, PlacedViews
 from selfsight.data.protocol import DataError
-from selfsight.report.grid import hide, read_originals, render_batch, sample_positions, tiles, undo, views_grid
+from selfsight.lab import to_lab
+from selfsight.report.grid import (
+    hide,
+    in_colour,
+    outlined,
+    read_originals,
+    render_batch,
+    sample_positions,
+    tiles,
+    undo,
+    views_grid,
+)
 from selfsight.report.thumbnails import as_image, sprite, thumbnail
+from selfsight.views.exemplars import exemplars
 from selfsight.views.pipelines import one_view
 from selfsight.views.view import View
 
@@ -151,3 +163,28 @@ def test_placed_views_are_shown_as_two(patches, mirrored):
     shown = tiles(mirrored, PlacedViews(x, x.flip(-1), torch.zeros(2, 2), torch.arange(2)))
     assert np.array_equal(shown[0].numpy(), np.stack(originals.images))
     assert torch.equal(shown[1], shown[0].flip(-1))
+
+
+def test_exemplars_are_outlined_on_the_original(patches):
+    """Red lines where a patch's edges lie, nothing else; the grid draws all epochs' on the first column."""
+    square = torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]])
+    drawn = np.asarray(outlined(Image.new("RGB", (32, 32)), [square]))
+    assert drawn.shape == (256, 256, 3)
+    assert drawn[64, 128].tolist() == drawn[128, 192].tolist() == [255, 64, 64]
+    assert not drawn[128, 128].any()
+    assert not drawn[:60].any()
+    grid, bare = (
+        np.asarray(views_grid(views, patches, rows=2, columns=3)) for views in (exemplars(32), one_view(View(size=32)))
+    )
+    assert not np.array_equal(grid[:, :64], bare[:, :64])
+
+
+def test_colours_to_be_said_are_those_of_every_fourth_pixel():
+    rgb = torch.rand(2, 3, 8, 10, generator=torch.Generator().manual_seed(0))
+    light, a, b = to_lab(*rgb.unbind(1))
+    batch = ColouredImages((light / 50 - 1)[:, None].repeat(1, 3, 1, 1), torch.stack([a, b], dim=1), torch.arange(2))
+    assert int((in_colour(batch, 1).int() - (rgb * 255).round().int()).abs().max()) <= 1
+    sparse = in_colour(batch, 4)
+    assert sparse.shape == (2, 3, 8, 10)
+    assert torch.equal(sparse[:, :, ::4, ::4], in_colour(batch, 1)[:, :, ::4, ::4])
+    assert not torch.equal(sparse, in_colour(batch, 1))

@@ -60,6 +60,7 @@ def batches(recipe: Recipe, count: int, *, size: int | None = None, seed: int = 
     """
     size = size or recipe.batch_size
     images, _ = pictures(2048)
+    images = images if recipe.images is None else images[torch.from_numpy(recipe.images)]
     a_round = recipe.order.length(len(images)) // size * size
     for k in range(count):
         now, start = divmod(k * size, a_round)

@@ -93,7 +93,8 @@ def view_of(plain: Views[Images]) -> View:
     What is tested in grey is trained in grey.
     """
     facts = {name: getattr(plain, name) for name in ("size", "interpolation", "normalise")}
-    return View(scale=(0.08, 1.0), flip=0.5, grey=float(getattr(plain, "grey", False)), **facts)
+    grey, greyscale = float(getattr(plain, "grey", False)), getattr(plain, "greyscale", "luma")
+    return View(scale=(0.08, 1.0), flip=0.5, grey=grey, greyscale=greyscale, **facts)
 
 
 def crop_of(plain: Views[Images]) -> Views[Images]:

@@ -125,6 +125,7 @@ def facts_of(plain: Any) -> dict[str, Any]:
         "interpolation": plain.interpolation,
         "normalise": plain.normalise and [list(numbers) for numbers in plain.normalise],
         "grey": plain.grey,
+        **({"greyscale": plain.greyscale} if plain.greyscale != "luma" else {}),
     }
 
 

@@ -131,4 +131,5 @@ def usual_temperature(student: str | None, teacher: str | None, *, label_weight:
 def _plain(facts: Mapping[str, Any]) -> PlainView:
     """The pretraining's evaluation view, by its facts alone: its recipe may not take the student's encoder."""
     normalise = facts["normalise"] and Normalise(*map(tuple, facts["normalise"]))
-    return replace(plain_view(facts["size"], normalise, interpolation=facts["interpolation"]), grey=facts["grey"])
+    plain = plain_view(facts["size"], normalise, interpolation=facts["interpolation"])
+    return replace(plain, grey=facts["grey"], greyscale=facts.get("greyscale", "luma"))

@@ -102,4 +102,5 @@ class Recipe(Generic[B]):
     batch_size: int
     order: Order = SHUFFLED
     images: np.ndarray | None = None
-    """The places of the images to train on, where these are not all: fine-tuning takes labelled ones."""
+    """The places of the images to train on, where these are not all: fine-tuning takes labelled ones, Exemplar-CNN one
+    for each of its classes."""

@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from selfsight.batches import (
+    ColouredImages,
+    Exemplars,
     HiddenPixels,
     Images,
     LocatedViews,
@@ -21,6 +23,7 @@ from selfsight.batches import (
 )
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import Key, permutation
+from selfsight.lab import to_rgb
 from selfsight.report.thumbnails import as_image, thumbnail
 from selfsight.sizes import SMALL
 from selfsight.views.protocol import Views
@@ -96,6 +99,24 @@ def side_by_side(
     return grid.flatten(4, 5).flatten(2, 3)
 
 
+def in_colour(batch: ColouredImages, stride: int) -> UInt8[Tensor, "b 3 h w"]:
+    """The images in the colours that are to be said: those of every ``stride``-th pixel, for its whole square."""
+    height, width = batch.x.shape[2:]
+    sparse = batch.ab[:, :, ::stride, ::stride].repeat_interleave(stride, 2).repeat_interleave(stride, 3)
+    rgb = to_rgb(50 * batch.x[:, 0] + 50, *sparse[:, :, :height, :width].unbind(1))
+    return torch.stack(rgb, dim=1).mul(255).round().to(torch.uint8).cpu()
+
+
+def outlined(image: Image.Image, squares: Sequence[Float[Tensor, "4 2"]]) -> Image.Image:
+    """The image with squares drawn on it: what the patches beside it were cut from."""
+    larger = -(-256 // min(image.size))
+    drawn = image.convert("RGB").resize((image.width * larger, image.height * larger), Image.Resampling.NEAREST)
+    for square in squares:
+        points = [(x * drawn.width, y * drawn.height) for x, y in square.tolist()]
+        ImageDraw.Draw(drawn).line([*points, points[0]], fill=(255, 64, 64), width=max(2, drawn.width // 128))
+    return drawn
+
+
 def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
     """The views that a batch holds, one stack per view, as 8-bit images.
 
@@ -103,22 +124,32 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
     """
     if hasattr(views, "pictures"):
         return views.pictures(batch)  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(batch, TwoViews | PlacedViews | LocatedViews):
-        return [undo(views, batch.x1), undo(views, batch.x2)]
-    if isinstance(batch, MultiCrop):
-        return [undo(views, crop) for crop in (*batch.large, *batch.small)]
-    if isinstance(batch, MaskedImages):
-        whole = undo(views, batch.x)
-        return [whole, hide(whole, batch.masked, batch.visible.shape[1] + batch.masked.shape[1])]
-    if isinstance(batch, HiddenPixels):
-        whole = undo(views, batch.x)
-        grey = torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8)
-        return [whole, torch.where(batch.hidden.cpu()[:, None], grey, whole)]
-    if isinstance(batch, Patches):
-        return [side_by_side(batch.x, lambda x: undo(views, x))]
-    if isinstance(batch, Images):
-        return [undo(views, batch.x)]
-    raise TypeError(f"no picture is known for a batch of type {type(batch).__name__}")
+    match batch:
+        case TwoViews() | PlacedViews() | LocatedViews():
+            return [undo(views, batch.x1), undo(views, batch.x2)]
+        case MultiCrop():
+            return [undo(views, crop) for crop in (*batch.large, *batch.small)]
+        case Patches():
+            return [side_by_side(batch.x, lambda x: undo(views, x))]
+    beside = _besides(views, batch)
+    if beside is None:
+        raise TypeError(f"no picture is known for a batch of type {type(batch).__name__}")
+    return [undo(views, batch.x), *beside]
+
+
+def _besides(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]] | None:
+    """What is shown beside a batch's one view; None where it is of another kind."""
+    match batch:
+        case MaskedImages():
+            return [hide(undo(views, batch.x), batch.masked, batch.visible.shape[1] + batch.masked.shape[1])]
+        case HiddenPixels():
+            grey = torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8)
+            return [torch.where(batch.hidden.cpu()[:, None], grey, undo(views, batch.x))]
+        case ColouredImages():
+            return [in_colour(batch, getattr(views, "stride", 1))]
+        case Images() | Exemplars():
+            return []
+    return None
 
 
 def views_grid(
@@ -153,11 +184,15 @@ def views_grid(
     originals = read_originals(source, chosen)
     if not originals.images:
         raise DataError(f"none of the {len(chosen)} images chosen from {source.name} can be read")
-    shown = tiles(views, render_batch(views, originals, epoch=epoch, seed=seed))
+    batches = [render_batch(views, originals, epoch=epoch, seed=seed)]
+    shown = tiles(views, batches[0])
     for later in range(1, columns // len(shown)):
-        shown = shown + tiles(views, render_batch(views, originals, epoch=epoch + later, seed=seed))
+        batches.append(render_batch(views, originals, epoch=epoch + later, seed=seed))
+        shown = shown + tiles(views, batches[-1])
     largest = max(int(stack.shape[-1]) for stack in shown)
     images = [as_image(image) for image in originals.images]
+    if isinstance(batches[0], Exemplars):
+        images = [outlined(image, [batch.corners[i] for batch in batches]) for i, image in enumerate(images)]
     rows_of_tiles = [[image, *(as_image(stack[i].numpy()) for stack in shown)] for i, image in enumerate(images)]
     sheet = _sheet(rows_of_tiles, cell or min(160, max(64, largest)), largest)
     if paper is None:

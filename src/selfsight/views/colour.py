@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from selfsight.views.view import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from selfsight.lab import lightness
+from selfsight.views.view import BRIGHTNESS, CONTRAST, HUE, SATURATION, Greyscale
 
 _LUMA = (0.2989, 0.587, 0.114)
 
@@ -100,10 +101,11 @@ def jitter_each_(x: Float[Tensor, "c n h w"], factors: Float[Tensor, "n 4"], ord
     return x
 
 
-def greyscale_(x: Float[Tensor, "c n h w"], rows: Int[Tensor, " k"]) -> Tensor:
+def greyscale_(x: Float[Tensor, "c n h w"], rows: Int[Tensor, " k"], greyscale: Greyscale = "luma") -> Tensor:
     """Gives the samples ``rows`` three equal channels; images of other than three channels stay as they are."""
     if len(x) == 3 and len(rows):
-        grey = luma(x.index_select(1, rows))
+        some = x.index_select(1, rows)
+        grey = luma(some) if greyscale == "luma" else lightness(*some) / 100
         for plane in x:
             plane.index_copy_(0, rows, grey)
     return x

@@ -20,7 +20,7 @@ from selfsight.sizes import SMALL
 from selfsight.views import colour, geometry
 from selfsight.views.protocol import Cuts, Plan, Views
 from selfsight.views.render import normalise_, render, sizes
-from selfsight.views.view import DRAWS, Interpolation, Normalise, View, boxes
+from selfsight.views.view import DRAWS, Greyscale, Interpolation, Normalise, View, boxes
 
 B = TypeVar("B")
 
@@ -69,7 +69,7 @@ class Pipeline(ABC, Generic[B]):
         """
         first = self.views[0]
         plain = plain_view(first.size, first.normalise, interpolation=first.interpolation)
-        return replace(plain, grey=first.grey >= 1)
+        return replace(plain, grey=first.grey >= 1, greyscale=first.greyscale)
 
 
 class _OneView(Pipeline[Images]):
@@ -130,6 +130,7 @@ class PlainView(Views[Images]):
     resize: int
     interpolation: Interpolation
     grey: bool = False
+    greyscale: Greyscale = "luma"
 
     def plan(self, key: Key) -> Plan:
         return {}
@@ -146,14 +147,15 @@ class PlainView(Views[Images]):
         else:
             x = images[0][:, 0].float() / 255
         if self.grey:
-            colour.greyscale_(x.transpose(0, 1), torch.arange(len(x), device=x.device))
+            colour.greyscale_(x.transpose(0, 1), torch.arange(len(x), device=x.device), self.greyscale)
         normalise_(x.transpose(0, 1), self.normalise)
         return Images(x, key.index.to(x.device, non_blocking=True))
 
     def describe(self) -> str:
         """The view in one line."""
         start = "" if self.resize == self.size else f"short side to {self.resize} px, "
-        return f"{start}centre {self.size} px{', grey' if self.grey else ''}{', normalise' if self.normalise else ''}"
+        grey = "" if not self.grey else ", grey" if self.greyscale == "luma" else f", {self.greyscale}"
+        return f"{start}centre {self.size} px{grey}{', normalise' if self.normalise else ''}"
 
     @property
     def plain(self) -> "PlainView":

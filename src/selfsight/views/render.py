@@ -67,7 +67,7 @@ def together(views: Sequence[View]) -> list[list[int]]:
     groups: dict[tuple[object, ...], list[int]] = {}
     for v, view in enumerate(views):
         like = (
-            *(view.size, view.interpolation, view.scale is None, view.order, view.normalise),
+            *(view.size, view.interpolation, view.scale is None, view.order, view.normalise, view.greyscale),
             view.blur.radius if view.blur else radius,
             view.solarise.threshold if view.solarise else threshold,
         )
@@ -146,7 +146,7 @@ def rendered(take: Take, views: Sequence[View], drawn: Colours, device: torch.de
                 case "jitter" if piece.hue_at < 4:
                     colour.jitter_(x, factors[here], order[here], piece.hue_at)
                 case "grey":
-                    colour.greyscale_(x, _where(drawn.grey[here], device))
+                    colour.greyscale_(x, _where(drawn.grey[here], device), view.greyscale)
                 case "blur" if piece.blurred < piece.stop:
                     blur.blur_(x[:, piece.blurred - piece.start :], sigma[piece.blurred : piece.stop], radius)
                 case "solarise":

@@ -17,6 +17,8 @@ from torch import Tensor
 
 Interpolation = Literal["bilinear", "bicubic"]
 Step = Literal["jitter", "grey", "blur", "solarise"]
+Greyscale = Literal["luma", "lightness"]
+"""What grey shows: ITU-R 601's luma, as torchvision, or CIE Lab's lightness."""
 
 ATTEMPTS = 10
 """Crops tried before the central one is taken, as torchvision's ``RandomResizedCrop``."""
@@ -116,6 +118,7 @@ class View:
     flip: float = 0.5
     jitter: Jitter | None = None
     grey: float = 0.0
+    greyscale: Greyscale = "luma"
     blur: Blur | None = None
     solarise: Solarise | None = None
     normalise: Normalise | None = IMAGENET
@@ -145,7 +148,7 @@ class View:
         j, blur, solarise = self.jitter, self.blur, self.solarise
         words = {
             "jitter": j and f"jitter ({j.brightness:g}, {j.contrast:g}, {j.saturation:g}, {j.hue:g}) {j.p:g}",
-            "grey": f"grey {self.grey:g}" if self.grey else "",
+            "grey": f"{'grey' if self.greyscale == 'luma' else self.greyscale} {self.grey:g}" if self.grey else "",
             "blur": blur and f"blur {blur.p:g} (sigma {blur.sigma[0]:g}-{blur.sigma[1]:g} px)",
             "solarise": solarise and f"solarise {solarise.p:g}",
         }
