@@ -79,6 +79,7 @@ class HiddenPixels(NamedTuple):
 
     x: Float[Tensor, "b c h w"]
     hidden: Bool[Tensor, "b h w"]
+    index: Int[Tensor, " b"]
 
 
 class PatchPairs(NamedTuple):
@@ -96,6 +97,7 @@ class Puzzles(NamedTuple):
 
     x: Float[Tensor, "b n c t t"]
     label: Int[Tensor, "b puzzles"]
+    index: Int[Tensor, " b"]
 
 
 class Exemplars(NamedTuple):
