@@ -132,4 +132,5 @@ def _plain(facts: Mapping[str, Any]) -> PlainView:
     """The pretraining's evaluation view, by its facts alone: its recipe may not take the student's encoder."""
     normalise = facts["normalise"] and Normalise(*map(tuple, facts["normalise"]))
     plain = plain_view(facts["size"], normalise, interpolation=facts["interpolation"])
-    return replace(plain, grey=facts["grey"], greyscale=facts.get("greyscale", "luma"))
+    shown: Any = facts.get("greyscale", "luma")
+    return replace(plain, grey=facts["grey"], greyscale=shown)
