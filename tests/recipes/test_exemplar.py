@@ -13,6 +13,7 @@ from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import build_optimiser
 from selfsight.keyed import subset
 from selfsight.method import Clock
+from selfsight.recipes import catalogue
 from selfsight.recipes.exemplar import exemplar
 from selfsight.recipes.recipe import Setting
 
@@ -52,13 +53,18 @@ def test_each_class_is_an_image_of_its_own_the_same_for_every_run() -> None:
     assert few.method.head[-1].out_features == 700
 
 
+def test_no_flag_has_a_name_that_a_run_gives_a_meaning_of_its_own() -> None:
+    """``classes`` among a run's hyper-parameters are the names of a stage's classes (``engine.run``)."""
+    assert "classes" not in catalogue.hyper_parameters("exemplar")
+
+
 def test_the_rate_follows_the_batch() -> None:
     assert exemplar(small(batch_size=256)).optimisers["main"].lr(at(0)) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"dropout": 1.0}, "--dropout"), ({"classes": 0}, "--classes"), ({"smallest": 0.9}, "--smallest")],
+    [({"dropout": 1.0}, "--dropout"), ({"surrogates": 0}, "--surrogates"), ({"smallest": 0.9}, "--smallest")],
 )
 def test_what_cannot_be_is_refused(wrong: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):

@@ -53,7 +53,7 @@ CARDS = {
 def exemplar(
     at: Setting,
     *,
-    classes: int = 8000,
+    surrogates: int = 8000,
     hidden: int = 1024,
     dropout: float = 0.5,
     smallest: float = 1 / 3,
@@ -65,8 +65,8 @@ def exemplar(
     ----------
     at
         What the run knows.
-    classes
-        Seed patches, each from an image of its own. Never more than images; the others are left out.
+    surrogates
+        Surrogate classes: seed patches, each from an image of its own. Never more than images; the others are left out.
     hidden
         Width of the head's hidden layer.
     dropout
@@ -76,12 +76,12 @@ def exemplar(
     largest
         Greatest side of one.
     """
-    positive(classes=classes, hidden=hidden)
+    positive(surrogates=surrogates, hidden=hidden)
     if not 0 <= dropout < 1:
         raise ValueError(f"--dropout is {dropout:g}; it is a share of the units, from 0 to below 1")
     if not 0 < smallest <= largest <= 1:
         raise ValueError(f"--smallest {smallest:g} and --largest {largest:g} must be in (0, 1], in that order")
-    count = min(classes, at.samples)
+    count = min(surrogates, at.samples)
     head = nn.Sequential(nn.Linear(at.encoder.width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, count))
     method = Exemplar(at.encoder, head)
     set_scope_(method, "rank")
@@ -105,9 +105,9 @@ def exemplar(
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train; 2048 are the images of the tests' world, whose objects fill them.
 
-    With a class for each of them the loss would rest at the logarithm of their number for longer than a test. Seeds are
-    nearly whole images, since these are small, and what is measured are features of whole ones.
+    With a class for each of them the loss would rest at the logarithm of their number for longer than a test.
     """
     encoder = build_encoder("tiny_cnn", image_size=32)
     at = Setting(encoder=encoder, image_size=32, samples=2048, epochs=5, batch_size=64)
-    return {"exemplar": on_the_world(exemplar(at, classes=128, hidden=128, dropout=0.1, smallest=0.9, largest=1.0))}
+    recipe = exemplar(at, surrogates=128, hidden=128, dropout=0.1, smallest=0.6, largest=0.8)
+    return {"exemplar": on_the_world(recipe, peak=2e-3)}
