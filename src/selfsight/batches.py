@@ -80,3 +80,14 @@ class HiddenPixels(NamedTuple):
     x: Float[Tensor, "b c h w"]
     hidden: Bool[Tensor, "b h w"]
     index: Int[Tensor, " b"]
+
+
+class QuarterSeen(NamedTuple):
+    """One view of each image, whole, and the quarter of it that may be looked at.
+
+    Quarters count in row-major order: 0 is the upper left, 1 the upper right, 2 the lower left, 3 the lower right.
+    """
+
+    x: Float[Tensor, "b c h w"]
+    quarter: Int[Tensor, " b"]
+    index: Int[Tensor, " b"]

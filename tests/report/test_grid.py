@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfsight.batches import HiddenPixels, MaskedImages, MultiCrop, Patches, PlacedViews
+from selfsight.batches import HiddenPixels, MaskedImages, MultiCrop, Patches, PlacedViews, QuarterSeen
 from selfsight.data.protocol import DataError
 from selfsight.report.grid import hide, read_originals, render_batch, sample_positions, tiles, undo, views_grid
 from selfsight.report.thumbnails import as_image, sprite, thumbnail
@@ -73,6 +73,16 @@ def test_tiles_of_a_hole(mirrored):
     assert whole.unique().tolist() == [200]
     assert torch.equal(seen[0] == 127, hidden.expand(3, -1, -1))
     assert sorted(seen.unique().tolist()) == [127, 200]
+
+
+def test_tiles_of_a_quarter(mirrored):
+    x = mirrored.normalised(torch.full((2, 3, 8, 8), 200, dtype=torch.uint8))
+    whole, seen = tiles(mirrored, QuarterSeen(x, torch.tensor([1, 2]), torch.arange(2)))
+    assert whole.unique().tolist() == [200]
+    expected = torch.full((2, 3, 8, 8), 127, dtype=torch.uint8)
+    expected[0, :, :4, 4:] = 200
+    expected[1, :, 4:, :4] = 200
+    assert torch.equal(seen, expected)
 
 
 def test_grid_shows_the_originals_then_the_views(patches, mirrored):

@@ -17,6 +17,7 @@ from selfsight.batches import (
     MultiCrop,
     Patches,
     PlacedViews,
+    QuarterSeen,
     TwoViews,
 )
 from selfsight.data.protocol import DataError, Source, Unreadable
@@ -86,6 +87,16 @@ def hide(x: UInt8[Tensor, "b c h w"], masked: Int[Tensor, "b m"], patches: int) 
     return torch.where(mask, torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8), x)
 
 
+def veiled(x: UInt8[Tensor, "b c h w"], batch: MaskedImages | HiddenPixels | QuarterSeen) -> UInt8[Tensor, "b c h w"]:
+    """The images with what the batch hides greyed."""
+    if isinstance(batch, MaskedImages):
+        return hide(x, batch.masked, batch.visible.shape[1] + batch.masked.shape[1])
+    if isinstance(batch, HiddenPixels):
+        return torch.where(batch.hidden.cpu()[:, None], torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8), x)
+    every, seen = torch.arange(4).expand(len(x), -1), batch.quarter.cpu()[:, None]
+    return hide(x, every[every != seen].view(-1, 3), patches=4)
+
+
 def side_by_side(
     x: Float[Tensor, "b rows columns c p p"], undo: Callable[[Tensor], UInt8[Tensor, "n c p p"]]
 ) -> UInt8[Tensor, "b c h w"]:
@@ -102,13 +113,9 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
         return [undo(views, batch.x1), undo(views, batch.x2)]
     if isinstance(batch, MultiCrop):
         return [undo(views, crop) for crop in (*batch.large, *batch.small)]
-    if isinstance(batch, MaskedImages):
+    if isinstance(batch, MaskedImages | HiddenPixels | QuarterSeen):
         whole = undo(views, batch.x)
-        return [whole, hide(whole, batch.masked, batch.visible.shape[1] + batch.masked.shape[1])]
-    if isinstance(batch, HiddenPixels):
-        whole = undo(views, batch.x)
-        grey = torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8)
-        return [whole, torch.where(batch.hidden.cpu()[:, None], grey, whole)]
+        return [whole, veiled(whole, batch)]
     if isinstance(batch, Patches):
         return [side_by_side(batch.x, lambda x: undo(views, x))]
     if isinstance(batch, Images):
