@@ -117,3 +117,14 @@ class ColouredImages(NamedTuple):
     x: Float[Tensor, "b c h w"]
     ab: Float[Tensor, "b 2 h w"]
     index: Int[Tensor, " b"]
+
+
+class QuarterSeen(NamedTuple):
+    """One view of each image, whole, and the quarter of it that may be looked at.
+
+    Quarters count in row-major order: 0 is the upper left, 1 the upper right, 2 the lower left, 3 the lower right.
+    """
+
+    x: Float[Tensor, "b c h w"]
+    quarter: Int[Tensor, " b"]
+    index: Int[Tensor, " b"]

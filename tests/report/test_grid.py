@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfsight.batches import ColouredImages, HiddenPixels, MaskedImages, MultiCrop, Patches, PlacedViews
+from selfsight.batches import ColouredImages, HiddenPixels, MaskedImages, MultiCrop, Patches, PlacedViews, QuarterSeen
 from selfsight.data.protocol import DataError
 from selfsight.lab import to_lab
 from selfsight.report.grid import (
@@ -85,6 +85,16 @@ def test_tiles_of_a_hole(mirrored):
     assert whole.unique().tolist() == [200]
     assert torch.equal(seen[0] == 127, hidden.expand(3, -1, -1))
     assert sorted(seen.unique().tolist()) == [127, 200]
+
+
+def test_tiles_of_a_quarter(mirrored):
+    x = mirrored.normalised(torch.full((2, 3, 8, 8), 200, dtype=torch.uint8))
+    whole, seen = tiles(mirrored, QuarterSeen(x, torch.tensor([1, 2]), torch.arange(2)))
+    assert whole.unique().tolist() == [200]
+    expected = torch.full((2, 3, 8, 8), 127, dtype=torch.uint8)
+    expected[0, :, :4, 4:] = 200
+    expected[1, :, 4:, :4] = 200
+    assert torch.equal(seen, expected)
 
 
 def test_grid_shows_the_originals_then_the_views(patches, mirrored):

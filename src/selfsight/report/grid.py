@@ -19,6 +19,7 @@ from selfsight.batches import (
     MultiCrop,
     Patches,
     PlacedViews,
+    QuarterSeen,
     TwoViews,
 )
 from selfsight.data.protocol import DataError, Source, Unreadable
@@ -89,6 +90,16 @@ def hide(x: UInt8[Tensor, "b c h w"], masked: Int[Tensor, "b m"], patches: int) 
     return torch.where(mask, torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8), x)
 
 
+def veiled(x: UInt8[Tensor, "b c h w"], batch: MaskedImages | HiddenPixels | QuarterSeen) -> UInt8[Tensor, "b c h w"]:
+    """The images with what the batch hides greyed."""
+    if isinstance(batch, MaskedImages):
+        return hide(x, batch.masked, batch.visible.shape[1] + batch.masked.shape[1])
+    if isinstance(batch, HiddenPixels):
+        return torch.where(batch.hidden.cpu()[:, None], torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8), x)
+    every, seen = torch.arange(4).expand(len(x), -1), batch.quarter.cpu()[:, None]
+    return hide(x, every[every != seen].view(-1, 3), patches=4)
+
+
 def side_by_side(
     x: Float[Tensor, "b rows columns c p p"], undo: Callable[[Tensor], UInt8[Tensor, "n c p p"]]
 ) -> UInt8[Tensor, "b c h w"]:
@@ -140,11 +151,8 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
 def _besides(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]] | None:
     """What is shown beside a batch's one view; None where it is of another kind."""
     match batch:
-        case MaskedImages():
-            return [hide(undo(views, batch.x), batch.masked, batch.visible.shape[1] + batch.masked.shape[1])]
-        case HiddenPixels():
-            grey = torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8)
-            return [torch.where(batch.hidden.cpu()[:, None], grey, undo(views, batch.x))]
+        case MaskedImages() | HiddenPixels() | QuarterSeen():
+            return [veiled(undo(views, batch.x), batch)]
         case ColouredImages():
             return [in_colour(batch, getattr(views, "stride", 1))]
         case Images() | Exemplars():
