@@ -32,7 +32,7 @@ from selfsight.engine.run import (
 from selfsight.engine.start import Say, class_names, open_source, prepare, same_data
 from selfsight.errors import TrainingError, UserError, unknown
 from selfsight.evaluation.online import online_probe
-from selfsight.flags import Flags, arguments, command, flags_from, seconds
+from selfsight.flags import RUNS, Flags, arguments, command, flags_from, seconds
 from selfsight.recipes import catalogue
 from selfsight.recipes.assembly import Assembly, encoder_facts
 
@@ -105,7 +105,7 @@ def run_from_flags(
     folder = flags.out or Path("runs") / "-".join(
         [method, _short(flags.data), (flags.backbone or "default").replace("/", "_")]
     )
-    hyper = dict(hyper)
+    hyper = {name: os.path.abspath(value) if name in RUNS and value else value for name, value in hyper.items()}
     if flags.resume:
         flags, hyper = resumed_flags(method, flags, hyper, folder, given)
         flags = replace(flags, resume=True)

@@ -52,13 +52,14 @@ def linear(start: float, end: float, *, epochs: float | None = None) -> Curve:
     return Curve(at, max(abs(start), abs(end)), lambda scale: f"linear {scale * start:g} -> {scale * end:g}{over}")
 
 
-def cosine(start: float, end: float) -> Curve:
-    r"""Half a cosine over the whole training: ``end + (start - end)(1 + cos(pi k / K)) / 2``."""
+def cosine(start: float, end: float, *, share: float = 1.0) -> Curve:
+    r"""Half a cosine over the training or its first ``share``: ``end + (start - end)(1 + cos(pi k / K)) / 2``."""
 
     def at(clock: Clock) -> float:
-        return end + (start - end) * (1 + math.cos(math.pi * clock.progress)) / 2
+        return end + (start - end) * (1 + math.cos(math.pi * min(clock.progress / share, 1.0))) / 2
 
-    return Curve(at, max(abs(start), abs(end)), lambda scale: f"cosine {scale * start:g} -> {scale * end:g}")
+    over = "" if share == 1 else f" over {share:.3g} of the training"
+    return Curve(at, max(abs(start), abs(end)), lambda scale: f"cosine {scale * start:g} -> {scale * end:g}{over}")
 
 
 def warmup_cosine(

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from selfsight.encoders import amdim
+from selfsight.encoders import amdim, dalle
 from selfsight.encoders.backbone import Backbone, Transformer
+from selfsight.encoders.beit import BeitEncoder
 from selfsight.encoders.norms import Norm, replace_batch_norms
 from selfsight.encoders.small import SmallCNN
 from selfsight.encoders.stem import adapt_stem
@@ -39,7 +41,7 @@ def build_encoder(
     Args:
         name: a timm model (``resnet50``, ``vit_small_patch16_224``; with a tag to choose its weights), a folder or
             repository of one (``local-dir:PATH``, ``hf-hub:NAME``), ``small_cnn`` or ``tiny_cnn``, or one of AMDIM's
-            (``amdim_small``).
+            (``amdim_small``) or of DALL-E's (``dalle``).
         image_size: a vision transformer gets as many positions as it has patches at this size.
         channels: of the images; pretrained weights are adapted to other numbers than 3 by timm's rule.
         pretrained: starts from timm's weights, which are downloaded once.
@@ -60,6 +62,9 @@ def build_encoder(
     if name in amdim.NAMES:
         _only(name, pretrained, drop_path, chosen)
         return amdim.build(name, image_size=image_size, channels=channels, **timm_options)
+    if name in dalle.NAMES:
+        _only(name, pretrained, drop_path, chosen)
+        return dalle.build(name, image_size=image_size, channels=channels, **timm_options)
     if name in OWN:
         _only(name, pretrained, drop_path, timm_options)
         own = SmallCNN(channels, OWN[name])
@@ -71,14 +76,14 @@ def build_encoder(
     flexible = {"dynamic_img_size": True} if _is_transformer(architecture) else {}
     droppable = {"drop_path_rate": drop_path} if drop_path else {}
     model = _create(name, pretrained, {**arguments, **flexible, **droppable})
-    if isinstance(model, VisionTransformer):
+    if isinstance(model, VisionTransformer | Beit):
         _check_patches(name, model, image_size)
     if adapts:
         adapt_stem(model)
     if norm is not None:
         replace_batch_norms(model, norm)
     options = {**chosen, **({} if small_stem is None else {"small_stem": small_stem}), **timm_options}
-    kind = Transformer if type(model) is VisionTransformer else Backbone
+    kind = {VisionTransformer: Transformer, Beit: BeitEncoder}.get(type(model), Backbone)
     facts = {"model_name": architecture.partition(".")[0], **arguments}
     try:
         return kind(
@@ -129,7 +134,9 @@ def _arguments(name: str, image_size: int, channels: int) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> UserError:
-    near = difflib.get_close_matches(name.lower(), [*timm.list_models(), *OWN, *amdim.NAMES], n=1, cutoff=0.4)
+    near = difflib.get_close_matches(
+        name.lower(), [*timm.list_models(), *OWN, *amdim.NAMES, *dalle.NAMES], n=1, cutoff=0.4
+    )
     hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() has all names"
     return UserError(f"unknown backbone '{name}'; {hint}")
 
@@ -152,8 +159,8 @@ def _create(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Mod
         ) from error
 
 
-def _check_patches(name: str, model: VisionTransformer, image_size: int) -> None:
-    patch = model.patch_embed.patch_size[0]
+def _check_patches(name: str, model: VisionTransformer | Beit, image_size: int) -> None:
+    patch = int(model.patch_embed.patch_size[0])
     if image_size % patch:
         near = max(patch, round(image_size / patch) * patch)
         raise UserError(

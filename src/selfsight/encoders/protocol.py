@@ -37,6 +37,21 @@ class LocalEncoder(Encoder, Protocol):
 
 
 @runtime_checkable
+class PatchEncoder(Encoder, Protocol):
+    """A vision transformer whose patches can be replaced before they get positions."""
+
+    patch: int
+
+    def patches(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Patches without positions, in row-major order, without class token."""
+        ...
+
+    def encode(self, patches: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
+        """Positions and blocks: class token and patch tokens, both after the last norm."""
+        ...
+
+
+@runtime_checkable
 class TokenEncoder(Encoder, Protocol):
     """A vision transformer whose tokens can be reached."""
 

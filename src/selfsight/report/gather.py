@@ -140,5 +140,6 @@ def draw_reconstructions(method: Any, views: Views[Any], source: Source, seed: i
     finally:
         method.train(training)
     stacks = [undo(views, x) for x in (made.original, made.masked, made.reconstruction)]
-    caption = "In threes: the image, what the encoder saw of it, and the decoder's picture of the rest."
+    usual = "In threes: the image, what the encoder saw of it, and the decoder's picture of the rest."
+    caption = getattr(method, "pictures", usual)
     return picture(tiles_sheet(stacks, min(128, max(64, stacks[0].shape[-1])), across=2), caption)

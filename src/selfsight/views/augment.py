@@ -156,6 +156,11 @@ def mae(size: int, *, scale: tuple[float, float] = (0.2, 1.0)) -> View:
     return View(size=size, scale=scale, interpolation="bicubic")
 
 
+def beit(size: int) -> View:
+    """BEiT (arXiv 2106.08254; microsoft/unilm, ``beit``): crop, flip and a jitter without hue, always."""
+    return View(size=size, scale=(0.08, 1.0), interpolation="bicubic", jitter=Jitter(0.4, 0.4, 0.4, 0.0))
+
+
 def rotation(size: int) -> View:
     """RotNet (arXiv 1803.07728; gidariss/FeatureLearningRotNet): flip, and a crop that never turns or stretches.
 

@@ -1,0 +1,86 @@
+r"""BEiT: hide blocks of patches and predict the codes that a tokenizer gives them.
+
+Bao, Dong, Piao, Wei, "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022, arXiv 2106.08254.
+
+**Idea.** A discrete autoencoder, trained before and frozen, gives each patch one of some thousand codes, as words of
+the image. The transformer sees the image with blocks of patches hidden, and says for each which code stands there. So
+it learns what things look like and not each pixel; and blocks, unlike scattered patches, cannot be filled in from their
+neighbours.
+
+**Equation.** With the codes :math:`z_{b,i}` of the whole images, hidden patches :math:`M` of all images together and
+the images :math:`\tilde x` that miss them,
+
+.. math:: L = -\frac1{|M|} \sum_{(b,i) \in M} \log p(z_{b,i} \mid \tilde x_b) .
+
+**Differences** between the paper, the official code (microsoft/unilm, ``beit``) and this file:
+
+- The paper hides about 40 % of the patches, the code at most 75 of 196: the code's blocks are followed.
+- The mean is over the hidden patches of all processes, as in the equation. The code takes each process's own, so there
+  images with few hidden patches count more where their process has few.
+- The code's tokenizers are DALL-E's published one and an own that is not published with its training. Here ``dvae``
+  trains one, on the same images if one likes; the published weights can be read.
+- The tokenizer works in full precision. Its weights are not saved with the run, but a checksum of them is: a run that
+  goes on with another tokenizer is refused.
+- The feature that is kept is the mean of the patch tokens, as the code's fine-tuning has it.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from selfsight.batches import MaskedPictures
+from selfsight.distributed import mean
+from selfsight.encoders.protocol import PatchEncoder
+from selfsight.losses.codes import code_loss
+from selfsight.losses.precision import full
+from selfsight.method import Clock, Method, Objective, Steps
+from selfsight.parts.tokenizers import CodeLogits, Tokenizer
+
+
+class BEiT(Method[MaskedPictures]):
+    """BEiT; ``tokenizer`` gives a code for each patch. It is no part of the state.
+
+    ``tokenizer`` may be None where a run is only opened again: then it cannot be trained.
+    """
+
+    encoder: PatchEncoder  # pyright: ignore[reportIncompatibleVariableOverride]  # no other will do
+    tokenizer_sum: Tensor
+
+    def __init__(self, encoder: PatchEncoder, head: CodeLogits, tokenizer: Tokenizer | None, *, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.head = head
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self._tokenizer = (tokenizer,)  # in a tuple, so that it is no part of the state
+        self._same = False
+        self.register_buffer("tokenizer_sum", torch.tensor(0 if tokenizer is None else tokenizer.fingerprint()))
+
+    def step(self, batch: MaskedPictures, clock: Clock) -> Steps:
+        codes = self.codes(batch.picture)[batch.masked]
+        token, patches = self.predict(batch.x, batch.masked)
+        logits = full(self.head(patches[batch.masked]))
+        hidden = mean(torch.tensor(float(len(codes)), device=logits.device, dtype=logits.dtype)).clamp_min(1)
+        right = (logits.detach().argmax(dim=1) == codes).sum() / hidden
+        yield Objective(
+            code_loss(logits, codes) / hidden, log={"code_accuracy": right}, watch={"feature": token.detach()}
+        )
+
+    def predict(
+        self, x: Float[Tensor, "b c h w"], masked: Tensor
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
+        """The mean of the patch tokens, and all of them, of images whose ``masked`` patches are hidden."""
+        patches = self.encoder.patches(x)
+        seen = torch.where(masked[..., None], self.mask_token.to(patches.dtype), patches)
+        tokens = self.encoder.encode(seen)[1]
+        return tokens.mean(dim=1), tokens
+
+    def codes(self, picture: Float[Tensor, "b c h w"]) -> Int[Tensor, "b n"]:
+        """The tokenizer's code of each patch."""
+        (tokenizer,) = self._tokenizer
+        if tokenizer is None:
+            raise ValueError("this run was opened without its tokenizer, so it cannot be trained")
+        if not self._same:
+            if int(self.tokenizer_sum) != tokenizer.fingerprint():
+                raise ValueError("the tokenizer is not the one that this run was begun with: its weights differ")
+            self._same = True
+        return tokenizer.to(picture.device)(picture).flatten(1)
