@@ -92,9 +92,9 @@ def view_of(plain: Views[Images]) -> View:
 
     What is tested in grey is trained in grey.
     """
-    facts = {name: getattr(plain, name) for name in ("size", "interpolation", "normalise")}
-    grey, greyscale = float(getattr(plain, "grey", False)), getattr(plain, "greyscale", "luma")
-    return View(scale=(0.08, 1.0), flip=0.5, grey=grey, greyscale=greyscale, **facts)
+    facts: dict[str, Any] = {name: getattr(plain, name) for name in ("size", "interpolation", "normalise")}
+    facts |= {"grey": float(getattr(plain, "grey", False)), "greyscale": getattr(plain, "greyscale", "luma")}
+    return View(scale=(0.08, 1.0), flip=0.5, **facts)
 
 
 def crop_of(plain: Views[Images]) -> Views[Images]:
