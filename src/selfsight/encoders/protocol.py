@@ -1,5 +1,6 @@
 """What every encoder is: pooled and dense features of a stated width; for transformers, access to tokens."""
 
+from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -51,4 +52,19 @@ class TokenEncoder(Encoder, Protocol):
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b k d"]]:
         """The blocks over ``embedded``, or over its ``visible`` positions only: class token (pooled where the model has
         none) and patch tokens, both after the last norm."""
+        ...
+
+
+@runtime_checkable
+class LayeredEncoder(TokenEncoder, Protocol):
+    """A vision transformer whose tokens can be reached between its blocks."""
+
+    depth: int
+    """How many blocks it has."""
+
+    def levels(
+        self, embedded: Float[Tensor, "b n d"], visible: Int[Tensor, "b k"] | None = None, after: Collection[int] = ()
+    ) -> list[tuple[Float[Tensor, "b d"], Float[Tensor, "b k d"]]]:
+        """Class token and patch tokens as the blocks numbered ``after`` (from 1) give them, without a norm, in the
+        blocks' order; and at last what ``tokens`` returns."""
         ...
