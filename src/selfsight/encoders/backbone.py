@@ -1,6 +1,6 @@
 """Backbones as encoders: any timm model, our own, or a module of the user's; vision transformers with their tokens."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -90,6 +90,11 @@ class Transformer(Backbone):
         """Side of a patch in pixels."""
         return self.model.patch_embed.patch_size[0]
 
+    @property
+    def depth(self) -> int:
+        """How many blocks it has."""
+        return len(self.model.blocks)
+
     def embed(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Patches with their positions, in row-major order, without class token."""
         patches = self.model.patch_embed(x)
@@ -107,6 +112,15 @@ class Transformer(Backbone):
 
         Both after the last norm. Where the model has no class token the first is its pooled feature.
         """
+        return self.levels(embedded, visible)[-1]
+
+    def levels(
+        self, embedded: Float[Tensor, "b n d"], visible: Int[Tensor, "b k"] | None = None, after: Collection[int] = ()
+    ) -> list[tuple[Float[Tensor, "b d"], Float[Tensor, "b k d"]]]:
+        """What the blocks numbered ``after`` (from 1) give as it is, in their order, and at last what ``tokens`` does.
+
+        Where the model has no class token the first of each pair is the mean of the second.
+        """
         model = self.model
         seen = embedded
         if visible is not None:
@@ -114,7 +128,13 @@ class Transformer(Backbone):
         before = self._prefix()
         if before is not None:
             seen = torch.cat([before.to(seen.dtype).expand(len(seen), -1, -1), seen], dim=1)
-        return self._ends(model.blocks(model.norm_pre(model.pos_drop(seen))))
+        x, found = model.norm_pre(model.pos_drop(seen)), list[tuple[Tensor, Tensor]]()
+        for number, block in enumerate(model.blocks, start=1):
+            x = block(x)
+            if number in after:
+                patches = x[:, model.num_prefix_tokens :]
+                found.append((patches.mean(1) if model.cls_token is None else x[:, 0], patches))
+        return [*found, self._ends(x)]
 
     def in_context(
         self, embedded: Float[Tensor, "b n d"], context: Int[Tensor, "b k"]

@@ -1,5 +1,6 @@
 """What every encoder is: pooled and dense features of a stated width; for transformers, access to tokens."""
 
+from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -78,4 +79,19 @@ class ContextEncoder(TokenEncoder, Protocol):
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
         """The blocks over all of ``embedded``, each with keys and values of the ``context`` alone: class token (pooled
         where the model has none) and patch tokens, both after the last norm. A class token is always seen."""
+        ...
+
+
+@runtime_checkable
+class LayeredEncoder(TokenEncoder, Protocol):
+    """A vision transformer whose tokens can be reached between its blocks."""
+
+    depth: int
+    """How many blocks it has."""
+
+    def levels(
+        self, embedded: Float[Tensor, "b n d"], visible: Int[Tensor, "b k"] | None = None, after: Collection[int] = ()
+    ) -> list[tuple[Float[Tensor, "b d"], Float[Tensor, "b k d"]]]:
+        """Class token and patch tokens as the blocks numbered ``after`` (from 1) give them, without a norm, in the
+        blocks' order; and at last what ``tokens`` returns."""
         ...

@@ -27,10 +27,9 @@ from torch import Tensor, nn
 
 from selfsight.batches import MaskedImages
 from selfsight.encoders.protocol import TokenEncoder
-from selfsight.losses.precision import full
-from selfsight.losses.reconstruction import masked_mse, normalise_patches, patchify, unpatchify
+from selfsight.losses.reconstruction import masked_mse
 from selfsight.method import Clock, Method, Objective, Steps
-from selfsight.parts.reconstruction import Reconstruction
+from selfsight.parts.reconstruction import Reconstruction, pixel_targets, reconstructed
 
 
 class MAE(Method[MaskedImages]):
@@ -46,9 +45,7 @@ class MAE(Method[MaskedImages]):
 
     def step(self, batch: MaskedImages, clock: Clock) -> Steps:
         token, prediction = self.predict(batch.x, batch.visible)
-        target = patchify(full(batch.x), self.encoder.patch)
-        if self.normalise_target:
-            target = normalise_patches(target).x
+        target = pixel_targets(batch.x, self.encoder.patch, normalise=self.normalise_target)
         yield Objective(masked_mse(prediction, target, batch.masked), watch={"feature": token.detach()})
 
     def predict(
@@ -60,16 +57,7 @@ class MAE(Method[MaskedImages]):
 
     @torch.no_grad()
     def reconstruct(self, batch: MaskedImages) -> Reconstruction:
-        """Masked input, reconstruction and original; with normalised targets the true patch's mean and scale undo them,
-        since the network never learns these."""
-        patch, (height, width) = self.encoder.patch, batch.x.shape[-2:]
-        patches = patchify(full(batch.x), patch)
+        """Masked input, reconstruction and original."""
         _, prediction = self.predict(batch.x, batch.visible)
-        prediction = full(prediction)
-        if self.normalise_target:
-            normal = normalise_patches(patches)
-            prediction = prediction * normal.scale + normal.mean
-        hidden = torch.zeros_like(patches[..., :1]).scatter_(1, batch.masked[..., None].long(), 1.0)
-        masked = patches * (1 - hidden)
-        whole = torch.where(hidden > 0, prediction, patches)
-        return Reconstruction(*(unpatchify(part, patch, height, width) for part in (masked, whole, patches)))
+        patch = self.encoder.patch
+        return reconstructed(batch.x, prediction, batch.masked, patch, normalised=self.normalise_target)

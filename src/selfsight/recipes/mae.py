@@ -19,6 +19,7 @@ as MAE's: Xavier-uniform, fixed sine-cosine positions, class token N(0, 0.02). T
 down after a product of floats, as in the code: of 100 at a ratio of 0.9 nine stay.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -28,7 +29,8 @@ from torch.optim import AdamW
 
 from selfsight.batches import MaskedImages
 from selfsight.encoders.build import build_encoder
-from selfsight.encoders.protocol import TokenEncoder
+from selfsight.encoders.protocol import Encoder, TokenEncoder
+from selfsight.method import Method
 from selfsight.methods.mae import MAE
 from selfsight.parts.decoders import MaskedDecoder, xavier_
 from selfsight.parts.positions import sincos_2d
@@ -76,24 +78,54 @@ def mae(
     decoder_depth
         Blocks of the decoder. Default: 8, for small images 4.
     """
-    positive(decoder_width=decoder_width, decoder_depth=decoder_depth)
+    encoder = token_encoder(at, "mae")
+    decoder = decoder_for(at, encoder.width, encoder.patch, width=decoder_width, depth=decoder_depth)
+    method = MAE(encoder, decoder, normalise_target=normalise_target)
+    return trained_as_mae(at, method, patch=encoder.patch, mask_ratio=mask_ratio)
+
+
+def token_encoder(at: Setting, method: str) -> TokenEncoder:
+    """The setting's transformer, begun as MAE's; refuses what is none, and patches that do not fit."""
     encoder = at.encoder
     if not isinstance(encoder, TokenEncoder):
-        raise ValueError(f"mae needs a vision transformer, not {_name(encoder)}; try --backbone vit_base_patch16_224")
-    if at.image_size % encoder.patch:
-        raise ValueError(f"patch {encoder.patch} does not divide an image of {at.image_size} px; choose another size")
-    fresh_(encoder, at.image_size)
-    grid = at.image_size // encoder.patch
-    width = decoder_width or (encoder.width if at.small else 512)
-    decoder = MaskedDecoder(
-        encoder.width,
-        encoder.patch**2 * at.channels,
+        name = _name(encoder)
+        raise ValueError(f"{method} needs a vision transformer, not {name}; try --backbone vit_base_patch16_224")
+    fresh_(encoder, whole_patches(at, encoder.patch), method)
+    return encoder
+
+
+def whole_patches(at: Setting, patch: int) -> int:
+    """How many patches make a side of the image."""
+    if at.image_size % patch:
+        raise ValueError(f"patch {patch} does not divide an image of {at.image_size} px; choose another size")
+    return at.image_size // patch
+
+
+def decoder_for(
+    at: Setting, encoded: int, patch: int, *, width: int | None, depth: int | None, usual: tuple[int, int] = (8, 4)
+) -> MaskedDecoder:
+    """A decoder of pixels: 512 wide, for small images as wide as the encoder's tokens.
+
+    ``usual`` are its blocks for large and for small images.
+    """
+    positive(decoder_width=width, decoder_depth=depth)
+    grid = at.image_size // patch
+    width = width or (encoded if at.small else 512)
+    return MaskedDecoder(
+        encoded,
+        patch**2 * at.channels,
         (grid, grid),
         width=width,
-        depth=decoder_depth or (4 if at.small else 8),
+        depth=depth or usual[at.small],
         heads=max(width // 32, 1),
     )
-    batch = at.batch_size or (256 if at.small else 4096)
+
+
+def trained_as_mae(
+    at: Setting, method: Method[MaskedImages], *, patch: int, mask_ratio: float, epochs: int = 800, batch: int = 4096
+) -> Recipe[MaskedImages]:
+    """The method with MAE's views and optimiser; ``epochs`` and ``batch`` are those for large images."""
+    batch = at.batch_size or (256 if at.small else batch)
     if at.small:
         lr = warmup_cosine(2e-4 * batch / 256, warmup_epochs=10, start=3e-5)
     else:
@@ -103,33 +135,34 @@ def mae(
     )
     view = augment.mae(at.image_size, scale=(0.08, 1.0)) if at.small else augment.mae(at.image_size)
     return Recipe(
-        method=MAE(encoder, decoder, normalise_target=normalise_target),
-        views=masked_view(view, patch=encoder.patch, ratio=mask_ratio),
+        method=method,
+        views=masked_view(view, patch=patch, ratio=mask_ratio),
         optimisers={"main": main},
-        epochs=at.epochs or (1000 if at.small else 800),
+        epochs=at.epochs or (1000 if at.small else epochs),
         batch_size=batch,
     )
 
 
-def fresh_(encoder: TokenEncoder, image_size: int) -> None:
+def fresh_(
+    encoder: Encoder, grid: int, method: str = "mae", *, start_: Callable[[nn.Module], object] = xavier_
+) -> None:
     """MAE's start: Xavier weights, fixed positions, a small class token; nothing where the encoder was trained before.
 
-    Its norms tell: a new one's have no bias.
+    Its norms tell: a new one's have no bias. ``grid`` are the patches of a side, ``start_`` draws the weights.
     """
     model: Any = getattr(encoder, "model", encoder)
-    trained = any(bool(m.bias.any()) for m in model.modules() if isinstance(m, nn.LayerNorm))
+    trained = any(bool(m.bias.any()) for m in model.modules() if isinstance(m, nn.LayerNorm) and m.bias is not None)
     positions = getattr(model, "pos_embed", None)
-    grid = image_size // encoder.patch
     if trained and not isinstance(positions, nn.Parameter):
         return
     if not isinstance(positions, nn.Parameter) or positions.ndim != 3 or positions.shape[1] < grid * grid:
-        raise ValueError(f"mae needs a transformer with one position for each patch; {_name(encoder)} has none")
+        raise ValueError(f"{method} needs a transformer with one position for each patch; {_name(encoder)} has none")
     tokens = positions.shape[1] - grid * grid  # class and register tokens come first and have no position
     table = torch.cat([torch.zeros(tokens, positions.shape[2]), sincos_2d(positions.shape[2], grid, grid)])
     if trained:  # by MAE itself, if its positions are these
         positions.requires_grad_(not torch.equal(positions[0], table.to(positions)))
         return
-    xavier_(model)
+    start_(model)
     with torch.no_grad():
         positions.copy_(table)
     positions.requires_grad_(False)
