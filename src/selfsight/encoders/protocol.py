@@ -52,3 +52,18 @@ class TokenEncoder(Encoder, Protocol):
         """The blocks over ``embedded``, or over its ``visible`` positions only: class token (pooled where the model has
         none) and patch tokens, both after the last norm."""
         ...
+
+
+@runtime_checkable
+class MaskableEncoder(Encoder, Protocol):
+    """A transformer whose patches can be replaced before its blocks: a vision transformer, BEiT's, Swin."""
+
+    patch: int
+
+    def patches(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows columns d"]:
+        """Embedded patches as a map, before any position."""
+        ...
+
+    def encode(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b width y x"]:
+        """The last feature map that comes of such patches, after the last norm."""
+        ...

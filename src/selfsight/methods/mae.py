@@ -21,8 +21,6 @@ predictions :math:`\hat x_i` and hidden places :math:`M`,
 - The class token of an encoder that has none is its pooled feature.
 """
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -32,16 +30,7 @@ from selfsight.encoders.protocol import TokenEncoder
 from selfsight.losses.precision import full
 from selfsight.losses.reconstruction import masked_mse, normalise_patches, patchify, unpatchify
 from selfsight.method import Clock, Method, Objective, Steps
-
-
-class Reconstruction(NamedTuple):
-    """What a report shows, in the space of the encoder's input (normalised, if the views normalise)."""
-
-    masked: Float[Tensor, "b c h w"]
-    """Hidden patches are zero."""
-    reconstruction: Float[Tensor, "b c h w"]
-    """Predictions where patches were hidden, the image elsewhere."""
-    original: Float[Tensor, "b c h w"]
+from selfsight.parts.reconstruction import Reconstruction
 
 
 class MAE(Method[MaskedImages]):

@@ -156,6 +156,11 @@ def mae(size: int, *, scale: tuple[float, float] = (0.2, 1.0)) -> View:
     return View(size=size, scale=scale, interpolation="bicubic")
 
 
+def simmim(size: int) -> View:
+    """SimMIM (arXiv 2111.09886; microsoft/SimMIM d3e29bc): a large crop and a flip alone."""
+    return View(size=size, scale=(0.67, 1.0))
+
+
 def rotation(size: int) -> View:
     """RotNet (arXiv 1803.07728; gidariss/FeatureLearningRotNet): flip, and a crop that never turns or stretches.
 

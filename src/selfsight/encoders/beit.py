@@ -1,0 +1,38 @@
+"""BEiT's vision transformer, whose positions are relative: a bias of attention, one for all blocks or one for each."""
+
+import torch
+from jaxtyping import Float
+from timm.models.beit import Beit
+from torch import Tensor
+
+from selfsight.encoders.backbone import Backbone
+
+
+class BeitEncoder(Backbone):
+    """timm's ``Beit``, whose patches can be replaced before its blocks. It takes images of the size it was built for.
+
+    SimMIM's transformer is this one with ``use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_fc_norm=False``.
+    """
+
+    model: Beit
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.model.patch_embed.patch_size[0])
+
+    def patches(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows columns d"]:
+        """Embedded patches as a map, before any position."""
+        return self.model.patch_embed(x).unflatten(1, self.model.patch_embed.grid_size)
+
+    def encode(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b d rows columns"]:
+        """The last feature map that comes of such patches, after the last norm, wherever the model has it."""
+        model = self.model
+        first = model.cls_token.to(patches.dtype).expand(len(patches), -1, -1)
+        x = torch.cat([first, patches.flatten(1, 2)], dim=1)
+        x = model.pos_drop(x if model.pos_embed is None else x + model.pos_embed)
+        shared = None if model.rel_pos_bias is None else model.rel_pos_bias()
+        for block in model.blocks:
+            x = block(x, shared_rel_pos_bias=shared)
+        y = model.fc_norm(model.norm(x))[:, model.num_prefix_tokens :]
+        return y.transpose(1, 2).unflatten(2, patches.shape[1:3])
