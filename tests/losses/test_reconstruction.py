@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfsight.losses.reconstruction import masked_mse, normalise_patches, patchify, unpatchify
+from selfsight.losses.reconstruction import masked_l1, masked_mse, normalise_patches, patchify, unpatchify
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -86,3 +86,47 @@ def test_types_and_refusals() -> None:
         patchify(noise(1, 3, 30, 32), 4)
     with pytest.raises(ValueError, match="do not make an image"):
         unpatchify(x, 2, 8, 8)
+
+
+def naive_l1(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
+    """SimMIM's equation, pixel by pixel."""
+    b, c, h, w = target.shape
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for i in range(b):
+        for row in range(h):
+            for column in range(w):
+                if hidden[i, row, column]:
+                    count += 1
+                    for k in range(c):
+                        total = total + (prediction[i, k, row, column] - target[i, k, row, column]).abs()
+    return total / (c * (count + 1e-5))
+
+
+def test_masked_l1_is_the_mean_of_hidden_pixels_of_all_images() -> None:
+    prediction, target = noise(2, 3, 4, 4).requires_grad_(), noise(2, 3, 4, 4, seed=1)
+    hidden = noise(2, 4, 4, seed=2) > 0.3
+    hidden[0] |= noise(4, 4, seed=3) > 0  # images may hide unequal numbers: the mean is one over all pixels
+    found, wanted = masked_l1(prediction, target, hidden), naive_l1(prediction, target, hidden)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+    (own,), (theirs,) = (torch.autograd.grad(x, prediction) for x in (found, wanted))
+    torch.testing.assert_close(own, theirs, rtol=1e-12, atol=0)
+    assert not own[~hidden[:, None].expand_as(own)].any()
+    assert torch.autograd.gradcheck(lambda p: masked_l1(p, target, hidden), prediction)
+
+
+def test_masked_l1_never_looks_at_visible_pixels() -> None:
+    target, hidden = noise(2, 3, 4, 4), noise(2, 4, 4, seed=2) > 0
+    garbage = torch.where(hidden[:, None], target, torch.full_like(target, torch.inf)).requires_grad_()
+    loss = masked_l1(garbage, target, hidden)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert garbage.grad is not None
+    assert not garbage.grad.isnan().any()
+
+
+def test_masked_l1_of_a_zero_prediction_is_the_targets_mean_size() -> None:
+    """Of unit normal pixels sqrt(2 / pi)."""
+    target = noise(8, 3, 32, 32).float()
+    loss = masked_l1(torch.zeros_like(target), target, torch.ones(8, 32, 32, dtype=torch.bool))
+    assert float(loss) == pytest.approx(math.sqrt(2 / math.pi), rel=0.02)
+    assert masked_l1(target.bfloat16(), target, torch.ones(8, 32, 32, dtype=torch.bool)).dtype == torch.float32

@@ -71,11 +71,11 @@ def test_it_begins_as_beit() -> None:
     for depth, block in enumerate(model.blocks, start=1):
         largest = 0.02 / math.sqrt(2 * depth)
         for weight in (block.attn.proj.weight, block.mlp.fc2.weight):
-            assert float(weight.abs().max()) == pytest.approx(largest, rel=0.01)
-            assert float(weight.std()) == pytest.approx(0.54 * largest, rel=0.05)
+            assert float(weight.detach().abs().max()) == pytest.approx(largest, rel=0.01)
+            assert float(weight.detach().std()) == pytest.approx(0.54 * largest, rel=0.05)
         for weight in (block.attn.qkv.weight, block.mlp.fc1.weight):
-            assert float(weight.abs().max()) == pytest.approx(0.02, rel=0.01)
-        assert float(block.gamma_1[0]) == pytest.approx(0.1)
+            assert float(weight.detach().abs().max()) == pytest.approx(0.02, rel=0.01)
+        assert float(block.gamma_1.detach()[0]) == pytest.approx(0.1)
         assert not block.attn.q_bias.any()
     assert 0 < float(method.mask_token.detach().abs().max()) <= 0.02
     assert float(method.head.weight.detach().abs().max()) <= 0.02
@@ -176,5 +176,6 @@ def test_the_papers_recipe_takes_a_step() -> None:
     assert isinstance(encoder.model.rel_pos_bias.relative_position_bias_table, nn.Parameter)
     recipe = wired(Setting(encoder=encoder, image_size=224, samples=1_281_167), told(codes=8192))
     loss, moved = one_step(recipe, rendered(recipe), epoch=10.0)
-    assert loss == pytest.approx(math.log(8192), abs=0.1)
+    spread = 768 * (0.54 * 0.02) ** 2  # the variance of the logits at the start, which adds half of itself
+    assert loss == pytest.approx(math.log(8192) + spread / 2, abs=0.1)
     assert moved > 0

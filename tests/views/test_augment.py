@@ -19,6 +19,7 @@ ALL = {
     "swav": lambda size: augment.swav(size, scale=(0.14, 1.0)),
     "dino": lambda size: augment.dino(size, scale=(0.4, 1.0), view="global2"),
     "mae": augment.mae,
+    "simmim": augment.simmim,
     "rotation": augment.rotation,
     "small": lambda size: augment.small(size, kind="asymmetric", view=2),
 }

@@ -95,9 +95,21 @@ class Transformer(Backbone):
         """How many blocks it has."""
         return len(self.model.blocks)
 
+    def patches(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows columns d"]:
+        """Embedded patches as a map, before any position."""
+        return self.model.patch_embed(x)
+
     def embed(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Patches with their positions, in row-major order, without class token."""
-        patches = self.model.patch_embed(x)
+        return self._placed(self.patches(x))
+
+    def encode(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b d rows columns"]:
+        """The last feature map that comes of such patches, after the last norm."""
+        y = self.tokens(self._placed(patches))[1]
+        return y.transpose(1, 2).unflatten(2, patches.shape[1:3])
+
+    def _placed(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b n d"]:
+        """Patches with their positions."""
         grid = patches.shape[1:3]
         positions = self._positions()[1]
         if positions is not None and grid != self.model.patch_embed.grid_size:
@@ -165,8 +177,7 @@ class Transformer(Backbone):
 
     def dense(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
         """The patch tokens as a map, after the last norm."""
-        patches = self.tokens(self.embed(x))[1]
-        return patches.transpose(1, 2).unflatten(2, (x.shape[-2] // self.patch, -1))
+        return self.encode(self.patches(x))
 
     def _prefix(self) -> Tensor | None:
         """Class and register tokens with their positions, ``1 p d``."""

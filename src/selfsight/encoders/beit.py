@@ -1,10 +1,4 @@
-"""timm's BEiT as an encoder whose patches can be replaced before they get positions.
-
-Its positions are biases of the attention, by how far two patches lie apart: one table for all blocks
-(``use_shared_rel_pos_bias``), as BEiT is pretrained, or one for each block, as timm's fine-tuned models have it.
-"""
-
-from typing import Any
+"""BEiT's vision transformer, whose positions are relative: a bias of attention, one for all blocks or one for each."""
 
 import torch
 from jaxtyping import Float
@@ -15,7 +9,10 @@ from selfsight.encoders.backbone import Backbone
 
 
 class BeitEncoder(Backbone):
-    """A BEiT; pooled it is the mean of its patch tokens, then the last norm, as timm has it."""
+    """timm's ``Beit``, whose patches can be replaced before its blocks. It takes images of the size it was built for.
+
+    SimMIM's transformer is this one with ``use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_fc_norm=False``.
+    """
 
     model: Beit
 
@@ -24,24 +21,22 @@ class BeitEncoder(Backbone):
         """Side of a patch in pixels."""
         return int(self.model.patch_embed.patch_size[0])
 
-    def patches(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
-        """Patches without positions, in row-major order, without class token."""
-        return self.model.patch_embed(x)
+    def patches(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows columns d"]:
+        """Embedded patches as a map, before any position."""
+        return self.model.patch_embed(x).unflatten(1, self.model.patch_embed.grid_size)
 
-    def encode(self, patches: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
-        """The blocks over ``patches``: class token and patch tokens, both after the last norm."""
-        model: Any = self.model
-        y = torch.cat([model.cls_token.to(patches.dtype).expand(len(patches), -1, -1), patches], dim=1)
-        if model.pos_embed is not None:
-            y = y + model.pos_embed
-        y = model.pos_drop(y)
-        bias = model.rel_pos_bias() if model.rel_pos_bias is not None else None
+    def encode(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b d rows columns"]:
+        """The last feature map that comes of such patches, after the last norm, wherever the model has it."""
+        model = self.model
+        first = model.cls_token.to(patches.dtype).expand(len(patches), -1, -1)
+        x = torch.cat([first, patches.flatten(1, 2)], dim=1)
+        x = model.pos_drop(x if model.pos_embed is None else x + model.pos_embed)
+        shared = None if model.rel_pos_bias is None else model.rel_pos_bias()
         for block in model.blocks:
-            y = block(y, shared_rel_pos_bias=bias)
-        y = model.fc_norm(model.norm(y))  # one of the two is the identity
-        return y[:, 0], y[:, 1:]
+            x = block(x, shared_rel_pos_bias=shared)
+        y = model.fc_norm(model.norm(x))[:, model.num_prefix_tokens :]
+        return y.transpose(1, 2).unflatten(2, patches.shape[1:3])
 
-    def dense(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
+    def dense(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d rows columns"]:
         """The patch tokens as a map, after the last norm."""
-        tokens = self.encode(self.patches(x))[1]
-        return tokens.transpose(1, 2).unflatten(2, (x.shape[-2] // self.patch, -1))
+        return self.encode(self.patches(x))

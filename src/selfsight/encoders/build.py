@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 from timm.models.beit import Beit
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -17,11 +18,18 @@ from selfsight.encoders.beit import BeitEncoder
 from selfsight.encoders.norms import Norm, replace_batch_norms
 from selfsight.encoders.small import SmallCNN
 from selfsight.encoders.stem import adapt_stem
+from selfsight.encoders.swin import Swin
 from selfsight.errors import UserError
 from selfsight.sizes import SMALL
 
 OWN = {"small_cnn": (64, 128, 256), "tiny_cnn": (32, 64, 128)}
 """Our own small nets by name, with their widths: the ladder's, and the demo's and the tests'."""
+_KINDS: Mapping[type[nn.Module], type[Backbone]] = {
+    VisionTransformer: Transformer,
+    Beit: BeitEncoder,
+    SwinTransformer: Swin,
+}
+"""What reaches inside a timm model of exactly this class."""
 _GIVEN = ("num_classes", "img_size", "in_chans", "dynamic_img_size", "drop_path_rate")
 
 
@@ -83,7 +91,7 @@ def build_encoder(
     if norm is not None:
         replace_batch_norms(model, norm)
     options = {**chosen, **({} if small_stem is None else {"small_stem": small_stem}), **timm_options}
-    kind = {VisionTransformer: Transformer, Beit: BeitEncoder}.get(type(model), Backbone)
+    kind = _KINDS.get(type(model), Backbone)
     facts = {"model_name": architecture.partition(".")[0], **arguments}
     try:
         return kind(

@@ -38,21 +38,6 @@ class LocalEncoder(Encoder, Protocol):
 
 
 @runtime_checkable
-class PatchEncoder(Encoder, Protocol):
-    """A vision transformer whose patches can be replaced before they get positions."""
-
-    patch: int
-
-    def patches(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
-        """Patches without positions, in row-major order, without class token."""
-        ...
-
-    def encode(self, patches: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
-        """Positions and blocks: class token and patch tokens, both after the last norm."""
-        ...
-
-
-@runtime_checkable
 class TokenEncoder(Encoder, Protocol):
     """A vision transformer whose tokens can be reached."""
 
@@ -94,4 +79,19 @@ class LayeredEncoder(TokenEncoder, Protocol):
     ) -> list[tuple[Float[Tensor, "b d"], Float[Tensor, "b k d"]]]:
         """Class token and patch tokens as the blocks numbered ``after`` (from 1) give them, without a norm, in the
         blocks' order; and at last what ``tokens`` returns."""
+        ...
+
+
+@runtime_checkable
+class MaskableEncoder(Encoder, Protocol):
+    """A transformer whose patches can be replaced before its blocks: a vision transformer, BEiT's, Swin."""
+
+    patch: int
+
+    def patches(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rows columns d"]:
+        """Embedded patches as a map, before any position."""
+        ...
+
+    def encode(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b width y x"]:
+        """The last feature map that comes of such patches, after the last norm."""
         ...

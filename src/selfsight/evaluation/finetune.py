@@ -29,7 +29,7 @@ from torch.optim import SGD, AdamW
 from selfsight import keyed
 from selfsight.batches import Images
 from selfsight.data.protocol import Source
-from selfsight.encoders.protocol import Encoder, TokenEncoder
+from selfsight.encoders.protocol import Encoder, MaskableEncoder, TokenEncoder
 from selfsight.engine.optimisers import build_optimiser, layer_decay, set_rates_, skip_vectors_and_tokens
 from selfsight.evaluation.features import Precision, extract
 from selfsight.evaluation.score import Score, score
@@ -130,7 +130,7 @@ def finetune(
     The encoder that was handed over stays as it was.
     """
     place = place or Place()
-    tokens = isinstance(backbone_of(encoder), TokenEncoder)
+    tokens = isinstance(backbone_of(encoder), TokenEncoder | MaskableEncoder)
     tuning = Tuning(
         fraction=fraction,
         labelled=len(train),

@@ -36,12 +36,20 @@ CONVOLUTIONAL: Mapping[str, Any] = {"backbone": "tiny_cnn"}
 TRANSFORMER: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224", "patch_size": 4}
 """The encoder of the methods that work with nothing but tokens."""
 
+WINDOWED: Mapping[str, Any] = {"backbone": "swin_tiny_patch4_window7_224", "patch_size": 2}
+"""The encoder of the recipes with shifted windows."""
+
 LOCAL: Mapping[str, Any] = {"backbone": "amdim_nano"}
 """The encoder of AMDIM, which needs features that see a part of the image only."""
 
 SHORT: Mapping[str, Any] = {"optimiser": "adamw", "batch_size": 250}
 """The papers' learning rates, LARS's above all, are made for a hundred thousand updates; here are a few thousand."""
-PEAK: Mapping[str, float] = {"tiny_cnn": 4e-3, "vit_tiny_patch16_224": 1e-3, "amdim_nano": 2e-3}
+PEAK: Mapping[str, float] = {
+    "tiny_cnn": 4e-3,
+    "vit_tiny_patch16_224": 1e-3,
+    "swin_tiny_patch4_window7_224": 1e-3,
+    "amdim_nano": 2e-3,
+}
 GRID: Mapping[str, Any] = {"patch": 16, "stride": 8, "width": 128, "depth": 2}
 """Patches of a 32 px image in three rows: the recipe's own seven take minutes an epoch on one thread."""
 
@@ -154,7 +162,7 @@ def ladder(
 
 def encoder_of(name: str) -> Mapping[str, Any]:
     """The flags of the encoder a method climbs with: the small convolutional one, unless it needs another."""
-    return {"tokens": TRANSFORMER, "local": LOCAL}.get(catalogue.card(name).needs, CONVOLUTIONAL)
+    return {"tokens": TRANSFORMER, "windows": WINDOWED, "local": LOCAL}.get(catalogue.card(name).needs, CONVOLUTIONAL)
 
 
 def baseline_of(name: str) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ A patch is a vector ordered by row in the patch, column in the patch, channel, t
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from selfsight.losses.precision import full
@@ -73,3 +73,21 @@ def masked_mse(
     where = masked[..., None]
     error = torch.take_along_dim(full(prediction), where, 1) - torch.take_along_dim(full(target), where, 1)
     return error.square().mean()
+
+
+def masked_l1(
+    prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"], hidden: Bool[Tensor, "b h w"]
+) -> Float[Tensor, ""]:
+    r"""The mean absolute error of the pixels that were hidden, of all images together, and of no other (SimMIM).
+
+    .. math:: L = \frac{\sum_{b,c,u} M_{b,u} \, |\hat x_{b,c,u} - x_{b,c,u}|}{C \, (\sum_{b,u} M_{b,u} + 10^{-5})}
+
+    The small number is the official code's. Gradients of visible pixels are exactly zero.
+
+    >>> x = torch.zeros(1, 3, 1, 2)
+    >>> round(float(masked_l1(x + torch.tensor([2.0, 7.0]), x, torch.tensor([[[True, False]]]))), 3)
+    2.0
+    """
+    wrong = (full(prediction) - full(target)).abs()
+    error = torch.where(hidden[:, None], wrong, 0.0).sum()
+    return error / (target.shape[1] * (hidden.sum().to(error.dtype) + 1e-5))

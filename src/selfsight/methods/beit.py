@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from selfsight.batches import MaskedPictures
 from selfsight.distributed import mean
-from selfsight.encoders.protocol import PatchEncoder
+from selfsight.encoders.protocol import MaskableEncoder
 from selfsight.losses.codes import code_loss
 from selfsight.losses.precision import full
 from selfsight.method import Clock, Method, Objective, Steps
@@ -43,14 +43,14 @@ class BEiT(Method[MaskedPictures]):
     ``tokenizer`` may be None where a run is only opened again: then it cannot be trained.
     """
 
-    encoder: PatchEncoder  # pyright: ignore[reportIncompatibleVariableOverride]  # no other will do
+    encoder: MaskableEncoder  # pyright: ignore[reportIncompatibleVariableOverride]  # no other will do
     tokenizer_sum: Tensor
 
-    def __init__(self, encoder: PatchEncoder, head: CodeLogits, tokenizer: Tokenizer | None, *, width: int) -> None:
+    def __init__(self, encoder: MaskableEncoder, head: CodeLogits, tokenizer: Tokenizer | None, *, width: int) -> None:
         super().__init__()
         self.encoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
         self.head = head
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, 1, width))
         self._tokenizer = (tokenizer,)  # in a tuple, so that it is no part of the state
         self._same = False
         self.register_buffer("tokenizer_sum", torch.tensor(0 if tokenizer is None else tokenizer.fingerprint()))
@@ -70,8 +70,9 @@ class BEiT(Method[MaskedPictures]):
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
         """The mean of the patch tokens, and all of them, of images whose ``masked`` patches are hidden."""
         patches = self.encoder.patches(x)
-        seen = torch.where(masked[..., None], self.mask_token.to(patches.dtype), patches)
-        tokens = self.encoder.encode(seen)[1]
+        hidden = masked.view(patches.shape[:3])[..., None]
+        seen = torch.where(hidden, self.mask_token.to(patches.dtype), patches)
+        tokens = self.encoder.encode(seen).flatten(2).transpose(1, 2)
         return tokens.mean(dim=1), tokens
 
     def codes(self, picture: Float[Tensor, "b c h w"]) -> Int[Tensor, "b n"]:

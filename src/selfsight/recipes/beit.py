@@ -29,7 +29,7 @@ from torch.optim import AdamW
 
 from selfsight.batches import MaskedPictures
 from selfsight.encoders.build import build_encoder
-from selfsight.encoders.protocol import PatchEncoder
+from selfsight.encoders.protocol import MaskableEncoder
 from selfsight.loading import load_tokenizer
 from selfsight.methods.beit import BEiT
 from selfsight.parts.tokenizers import CodeHead, CodeLogits, Tokenizer
@@ -107,7 +107,7 @@ def wired(
 ) -> Recipe[MaskedPictures]:
     """The recipe with a tokenizer at hand."""
     grid, encoder = _grid(at), at.encoder
-    assert isinstance(encoder, PatchEncoder)
+    assert isinstance(encoder, MaskableEncoder)
     width = encoder.width
     method = BEiT(encoder, CodeLogits(width, told.codes if told else None), told, width=width)
     fresh_(method)
@@ -146,7 +146,7 @@ def skip_vectors_and_class_token(name: str, parameter: nn.Parameter) -> Group:
 
 def _grid(at: Setting) -> int:
     encoder = at.encoder
-    if not isinstance(encoder, PatchEncoder):
+    if not isinstance(encoder, MaskableEncoder):
         name = getattr(encoder, "name", type(encoder).__name__)
         raise ValueError(
             f"beit needs one of timm's BEiT transformers, not {name}; try --backbone beit_base_patch16_224"

@@ -161,6 +161,11 @@ def beit(size: int) -> View:
     return View(size=size, scale=(0.08, 1.0), interpolation="bicubic", jitter=Jitter(0.4, 0.4, 0.4, 0.0))
 
 
+def simmim(size: int) -> View:
+    """SimMIM (arXiv 2111.09886; microsoft/SimMIM d3e29bc): a large crop and a flip alone."""
+    return View(size=size, scale=(0.67, 1.0))
+
+
 def rotation(size: int) -> View:
     """RotNet (arXiv 1803.07728; gidariss/FeatureLearningRotNet): flip, and a crop that never turns or stretches.
 

@@ -1,0 +1,25 @@
+"""Cells: a map of what is hidden, and its finer maps."""
+
+import pytest
+import torch
+
+from selfsight.parts.cells import enlarge, hidden_cells
+
+
+def test_each_hidden_cell_lies_in_its_row_and_column() -> None:
+    hidden = hidden_cells(torch.tensor([[1, 5], [8, 0]]), 9)
+    assert [tuple(place) for place in hidden.nonzero().tolist()] == [(0, 0, 1), (0, 1, 2), (1, 0, 0), (1, 2, 2)]
+
+
+def test_a_number_of_cells_that_makes_no_square_is_refused() -> None:
+    with pytest.raises(ValueError, match="8 cells make no square"):
+        hidden_cells(torch.tensor([[1]]), 8)
+
+
+def test_finer_maps_are_constant_in_each_cell() -> None:
+    coarse = torch.randn(2, 3, 3)
+    fine = enlarge(coarse, 4)
+    assert fine.shape == (2, 12, 12)
+    for row in range(12):
+        for column in range(12):
+            assert torch.equal(fine[:, row, column], coarse[:, row // 4, column // 4])
