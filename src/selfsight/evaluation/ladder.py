@@ -39,9 +39,12 @@ TRANSFORMER: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224", "patch_siz
 LOCAL: Mapping[str, Any] = {"backbone": "amdim_nano"}
 """The encoder of AMDIM, which needs features that see a part of the image only."""
 
+HYBRID: Mapping[str, Any] = {"backbone": "convvit_tiny"}
+"""The encoder of ConvMAE, which hides places of convolutional stages too."""
+
 SHORT: Mapping[str, Any] = {"optimiser": "adamw", "batch_size": 250}
 """The papers' learning rates, LARS's above all, are made for a hundred thousand updates; here are a few thousand."""
-PEAK: Mapping[str, float] = {"tiny_cnn": 4e-3, "vit_tiny_patch16_224": 1e-3, "amdim_nano": 2e-3}
+PEAK: Mapping[str, float] = {"tiny_cnn": 4e-3, "vit_tiny_patch16_224": 1e-3, "amdim_nano": 2e-3, "convvit_tiny": 1e-3}
 GRID: Mapping[str, Any] = {"patch": 16, "stride": 8, "width": 128, "depth": 2}
 """Patches of a 32 px image in three rows: the recipe's own seven take minutes an epoch on one thread."""
 
@@ -154,7 +157,7 @@ def ladder(
 
 def encoder_of(name: str) -> Mapping[str, Any]:
     """The flags of the encoder a method climbs with: the small convolutional one, unless it needs another."""
-    return {"tokens": TRANSFORMER, "local": LOCAL}.get(catalogue.card(name).needs, CONVOLUTIONAL)
+    return {"tokens": TRANSFORMER, "local": LOCAL, "stages": HYBRID}.get(catalogue.card(name).needs, CONVOLUTIONAL)
 
 
 def baseline_of(name: str) -> Mapping[str, Any]:
