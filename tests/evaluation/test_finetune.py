@@ -92,8 +92,13 @@ def test_learns_and_leaves_the_encoder_alone(encoder, pictures: Make) -> None:
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
-def test_a_transformer_is_tuned_with_adamw(pictures: Make) -> None:
-    vit = build_encoder("vit_tiny_patch16_224", image_size=16, patch_size=8, depth=1, embed_dim=24, num_heads=2)
+VIT = {"name": "vit_tiny_patch16_224", "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2}
+HYBRID = {"name": "convvit_tiny", "patch_size": 8, "depths": (1, 1, 1), "widths": (8, 12, 24), "heads": 2}
+
+
+@pytest.mark.parametrize("of", [VIT, HYBRID], ids=lambda of: of["name"])
+def test_a_transformer_is_tuned_with_adamw(of: dict, pictures: Make) -> None:
+    vit = build_encoder(image_size=16, **of)
     plain = plain_view(16, None)
     kwargs = {"crop": crop_of(plain), "plain": plain, "classes": 4, "epochs": 1}
     _, how = finetune(vit, pictures(32), pictures(8, seed=1), **kwargs)

@@ -38,6 +38,15 @@ def test_the_class_token_takes_part_but_gets_no_prediction() -> None:
     assert not torch.allclose(one, other)
 
 
+def test_an_encoder_without_class_token_needs_none() -> None:
+    decoder = MaskedDecoder(6, 5, (2, 2), width=8, depth=1, heads=2)
+    seen, visible = torch.randn(1, 3, 6), torch.tensor([[3, 0, 2]])
+    patches = decoder.mask_token.expand(1, 4, 8).clone()
+    patches[0, visible[0]] = decoder.embed(seen[0])
+    wanted = decoder.predict(decoder.norm(decoder.blocks(patches + decoder.positions)))
+    torch.testing.assert_close(decoder(None, seen, visible), wanted)
+
+
 def test_xavier_bounds_see_a_patch_embedding_as_a_matrix() -> None:
     module = nn.Sequential(nn.Conv2d(3, 32, 4, 4), nn.Linear(64, 192), nn.LayerNorm(8))
     xavier_(module)

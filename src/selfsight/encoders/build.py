@@ -12,7 +12,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from selfsight.encoders import amdim, dalle
+from selfsight.encoders import amdim, convvit, dalle
 from selfsight.encoders.backbone import Backbone, Transformer
 from selfsight.encoders.beit import BeitEncoder
 from selfsight.encoders.norms import Norm, replace_batch_norms
@@ -48,8 +48,8 @@ def build_encoder(
 
     Args:
         name: a timm model (``resnet50``, ``vit_small_patch16_224``; with a tag to choose its weights), a folder or
-            repository of one (``local-dir:PATH``, ``hf-hub:NAME``), ``small_cnn`` or ``tiny_cnn``, or one of AMDIM's
-            (``amdim_small``) or of DALL-E's (``dalle``).
+            repository of one (``local-dir:PATH``, ``hf-hub:NAME``), ``small_cnn`` or ``tiny_cnn``, one of AMDIM's
+            (``amdim_small``), of ConvMAE's (``convvit_base``) or of DALL-E's (``dalle``).
         image_size: a vision transformer gets as many positions as it has patches at this size.
         channels: of the images; pretrained weights are adapted to other numbers than 3 by timm's rule.
         pretrained: starts from timm's weights, which are downloaded once.
@@ -73,6 +73,9 @@ def build_encoder(
     if name in dalle.NAMES:
         _only(name, pretrained, drop_path, chosen)
         return dalle.build(name, image_size=image_size, channels=channels, **timm_options)
+    if name in convvit.NAMES:
+        _only(name, pretrained, drop_path, chosen)
+        return convvit.build(name, image_size=image_size, channels=channels, **timm_options)
     if name in OWN:
         _only(name, pretrained, drop_path, timm_options)
         own = SmallCNN(channels, OWN[name])
@@ -143,7 +146,7 @@ def _arguments(name: str, image_size: int, channels: int) -> dict[str, Any]:
 
 def _unknown(name: str) -> UserError:
     near = difflib.get_close_matches(
-        name.lower(), [*timm.list_models(), *OWN, *amdim.NAMES, *dalle.NAMES], n=1, cutoff=0.4
+        name.lower(), [*timm.list_models(), *OWN, *amdim.NAMES, *dalle.NAMES, *convvit.NAMES], n=1, cutoff=0.4
     )
     hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() has all names"
     return UserError(f"unknown backbone '{name}'; {hint}")

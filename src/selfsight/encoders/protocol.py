@@ -1,7 +1,7 @@
 """What every encoder is: pooled and dense features of a stated width; for transformers, access to tokens."""
 
 from collections.abc import Collection
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -94,4 +94,29 @@ class MaskableEncoder(Encoder, Protocol):
 
     def encode(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b width y x"]:
         """The last feature map that comes of such patches, after the last norm."""
+        ...
+
+
+class Stages(NamedTuple):
+    """What the stages of a hybrid encoder give."""
+
+    pooled: Float[Tensor, "b width"]
+    """The feature: the mean of ``tokens``, normalised."""
+    tokens: Float[Tensor, "b k width"]
+    """The last stage's, without a norm."""
+    maps: tuple[Float[Tensor, "b _ _ _"], Float[Tensor, "b _ _ _"]]
+    """The convolutional stages', four and two times as fine as the last along each axis."""
+
+
+@runtime_checkable
+class StagedEncoder(Encoder, Protocol):
+    """Two convolutional stages and a transformer, whose places can be hidden in all three."""
+
+    patch: int
+    """Pixels of a place of the last stage along each axis."""
+    map_widths: tuple[int, int]
+    """Channels of the convolutional stages."""
+
+    def stages(self, x: Float[Tensor, "b c h w"], visible: Int[Tensor, "b k"] | None = None) -> Stages:
+        """The stages over the whole image, or with only the ``visible`` places of the last stage to be read."""
         ...

@@ -3,8 +3,8 @@ r"""Fine-tuning on all or a fraction of the labels, beside the same encoder trai
 The labelled fraction is balanced by class and picked by key, as SimCLR's 1 % and 10 % lists are (arXiv 2002.05709).
 Crop (8 to 100 % of the area) and flip are the only augmentation, as there.
 
-* Transformers: AdamW (0.9, 0.999), decay 0.05, rate 5e-4 B/256 with 5 epochs of warm-up and a cosine to 1e-6, and
-  layer-wise decay 0.65 of the rate (MAE, arXiv 2111.06377, its settings for ViT-B).
+* Transformers, and ConvMAE's hybrid: AdamW (0.9, 0.999), decay 0.05, rate 5e-4 B/256 with 5 epochs of warm-up and a
+  cosine to 1e-6, and layer-wise decay 0.65 of the rate (MAE, arXiv 2111.06377, its settings for ViT-B).
 * Convolutional encoders: SGD with Nesterov momentum 0.9, rate 0.05 B/256, no warm-up, no decay (SimCLR's settings for
   1 % and 10 %), cosine to 0, classifier from zero.
 
@@ -29,7 +29,7 @@ from torch.optim import SGD, AdamW
 from selfsight import keyed
 from selfsight.batches import Images
 from selfsight.data.protocol import Source
-from selfsight.encoders.protocol import Encoder, MaskableEncoder, TokenEncoder
+from selfsight.encoders.protocol import Encoder, MaskableEncoder, StagedEncoder, TokenEncoder
 from selfsight.engine.optimisers import build_optimiser, layer_decay, set_rates_, skip_vectors_and_tokens
 from selfsight.evaluation.features import Precision, extract
 from selfsight.evaluation.score import Score, score
@@ -130,7 +130,7 @@ def finetune(
     The encoder that was handed over stays as it was.
     """
     place = place or Place()
-    tokens = isinstance(backbone_of(encoder), TokenEncoder | MaskableEncoder)
+    tokens = isinstance(backbone_of(encoder), TokenEncoder | MaskableEncoder | StagedEncoder)
     tuning = Tuning(
         fraction=fraction,
         labelled=len(train),

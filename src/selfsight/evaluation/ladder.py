@@ -42,6 +42,9 @@ WINDOWED: Mapping[str, Any] = {"backbone": "swin_tiny_patch4_window7_224", "patc
 LOCAL: Mapping[str, Any] = {"backbone": "amdim_nano"}
 """The encoder of AMDIM, which needs features that see a part of the image only."""
 
+HYBRID: Mapping[str, Any] = {"backbone": "convvit_tiny"}
+"""The encoder of ConvMAE, which hides places of convolutional stages too."""
+
 SHORT: Mapping[str, Any] = {"optimiser": "adamw", "batch_size": 250}
 """The papers' learning rates, LARS's above all, are made for a hundred thousand updates; here are a few thousand."""
 PEAK: Mapping[str, float] = {
@@ -49,6 +52,7 @@ PEAK: Mapping[str, float] = {
     "vit_tiny_patch16_224": 1e-3,
     "swin_tiny_patch4_window7_224": 1e-3,
     "amdim_nano": 2e-3,
+    "convvit_tiny": 1e-3,
 }
 GRID: Mapping[str, Any] = {"patch": 16, "stride": 8, "width": 128, "depth": 2}
 """Patches of a 32 px image in three rows: the recipe's own seven take minutes an epoch on one thread."""
@@ -162,7 +166,8 @@ def ladder(
 
 def encoder_of(name: str) -> Mapping[str, Any]:
     """The flags of the encoder a method climbs with: the small convolutional one, unless it needs another."""
-    return {"tokens": TRANSFORMER, "windows": WINDOWED, "local": LOCAL}.get(catalogue.card(name).needs, CONVOLUTIONAL)
+    kinds = {"tokens": TRANSFORMER, "windows": WINDOWED, "local": LOCAL, "stages": HYBRID}
+    return kinds.get(catalogue.card(name).needs, CONVOLUTIONAL)
 
 
 def baseline_of(name: str) -> Mapping[str, Any]:

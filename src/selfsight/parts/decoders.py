@@ -38,13 +38,15 @@ class MaskedDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, token: Float[Tensor, "b d"], visible_tokens: Float[Tensor, "b k d"], visible: Int[Tensor, "b k"]
+        self, token: Float[Tensor, "b d"] | None, visible_tokens: Float[Tensor, "b k d"], visible: Int[Tensor, "b k"]
     ) -> Float[Tensor, "b n p"]:
-        """Vectors of all patches from the class token, the visible patches' tokens and their positions."""
+        """Vectors of all patches from the class token, if there is one, the visible patches' tokens and positions."""
         b, n = len(visible), self.positions.shape[1]
         seen = self.embed(visible_tokens)
         everywhere = self.mask_token.to(seen.dtype).expand(b, n, -1)
         patches = everywhere.scatter(1, visible[..., None].long().expand_as(seen), seen) + self.positions
+        if token is None:
+            return self.predict(self.norm(self.blocks(patches)))
         x = torch.cat([self.embed(token)[:, None], patches], dim=1)  # the class token has no position
         return self.predict(self.norm(self.blocks(x)))[:, 1:]
 

@@ -144,11 +144,12 @@ def trained_as_mae(
 
 
 def fresh_(
-    encoder: Encoder, grid: int, method: str = "mae", *, start_: Callable[[nn.Module], object] = xavier_
+    encoder: Encoder, grid: int, method: str = "mae", *, start_: Callable[[nn.Module], object] | None = xavier_
 ) -> None:
     """MAE's start: Xavier weights, fixed positions, a small class token; nothing where the encoder was trained before.
 
-    Its norms tell: a new one's have no bias. ``grid`` are the patches of a side, ``start_`` draws the weights.
+    Its norms tell: a new one's have no bias. ``grid`` are the patches of a side; ``start_`` draws the weights, unless
+    they are as they should be.
     """
     model: Any = getattr(encoder, "model", encoder)
     trained = any(bool(m.bias.any()) for m in model.modules() if isinstance(m, nn.LayerNorm) and m.bias is not None)
@@ -162,7 +163,8 @@ def fresh_(
     if trained:  # by MAE itself, if its positions are these
         positions.requires_grad_(not torch.equal(positions[0], table.to(positions)))
         return
-    start_(model)
+    if start_ is not None:
+        start_(model)
     with torch.no_grad():
         positions.copy_(table)
     positions.requires_grad_(False)
