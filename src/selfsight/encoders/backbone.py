@@ -9,6 +9,8 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from selfsight.encoders.context import attend
+
 
 class Backbone(nn.Module):
     """An encoder round ``model``, whose state dict is the model's own with the prefix ``model.``.
@@ -112,7 +114,30 @@ class Transformer(Backbone):
         before = self._prefix()
         if before is not None:
             seen = torch.cat([before.to(seen.dtype).expand(len(seen), -1, -1), seen], dim=1)
-        y = model.norm(model.blocks(model.norm_pre(model.pos_drop(seen))))
+        return self._ends(model.blocks(model.norm_pre(model.pos_drop(seen))))
+
+    def in_context(
+        self, embedded: Float[Tensor, "b n d"], context: Int[Tensor, "b k"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
+        """The blocks over all of ``embedded``, each with keys and values of the ``context``, as it is there by then.
+
+        Class and register tokens are always seen. Returns what ``tokens`` does.
+        """
+        x = embedded
+        before = self._prefix()
+        if before is not None:
+            x = torch.cat([before.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+            always = torch.arange(before.shape[1], device=context.device).expand(len(context), -1)
+            context = torch.cat([always, context + before.shape[1]], dim=1)
+        x = self.model.norm_pre(self.model.pos_drop(x))
+        for block in self.model.blocks:
+            x = attend(block, x, context)
+        return self._ends(x)
+
+    def _ends(self, x: Float[Tensor, "b n d"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b k d"]]:
+        """Class token, or the pooled feature, and patch tokens from what the last block gave."""
+        model = self.model
+        y = model.norm(x)
         patches = model.fc_norm(y[:, model.num_prefix_tokens :])
         if model.cls_token is not None:
             return model.fc_norm(y[:, 0]), patches

@@ -52,3 +52,15 @@ class TokenEncoder(Encoder, Protocol):
         """The blocks over ``embedded``, or over its ``visible`` positions only: class token (pooled where the model has
         none) and patch tokens, both after the last norm."""
         ...
+
+
+@runtime_checkable
+class ContextEncoder(TokenEncoder, Protocol):
+    """A vision transformer whose tokens can all look at a part of them only."""
+
+    def in_context(
+        self, embedded: Float[Tensor, "b n d"], context: Int[Tensor, "b k"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
+        """The blocks over all of ``embedded``, each with keys and values of the ``context`` alone: class token (pooled
+        where the model has none) and patch tokens, both after the last norm. A class token is always seen."""
+        ...
