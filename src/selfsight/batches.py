@@ -5,7 +5,7 @@ A batch carries whatever its plan drew that enters the loss. ``index`` is the sa
 
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -71,4 +71,24 @@ class PlacedViews(NamedTuple):
     x1: Float[Tensor, "b c h w"]
     x2: Float[Tensor, "b c h w"]
     place: Float[Tensor, "b 2"]
+    index: Int[Tensor, " b"]
+
+
+class MaskedPictures(NamedTuple):
+    """One crop of each image at two sizes, for an encoder and for the tokenizer whose codes it predicts.
+
+    ``masked`` says which of the encoder's patches are hidden, in row-major order.
+    """
+
+    x: Float[Tensor, "b c h w"]
+    picture: Float[Tensor, "b c s t"]
+    masked: Bool[Tensor, "b n"]
+    index: Int[Tensor, " b"]
+
+
+class SeededImages(NamedTuple):
+    """One view of each image, and two numbers below 2²⁴ from which a method draws what noise it needs for it."""
+
+    x: Float[Tensor, "b c h w"]
+    seed: Int[Tensor, "b 2"]
     index: Int[Tensor, " b"]
