@@ -18,7 +18,9 @@ from selfsight.recipes import catalogue
 STEPS = 320
 MARGIN = 4.0
 """Points of linear accuracy above the same encoder untrained, after 320 updates of 64 images."""
-FINE_TUNED: dict[str, str] = {}
+FINE_TUNED: dict[str, str] = {
+    "simmim_swin": "12.8 -> 15.5 linear, 14.0 -> 23.5 fine-tuned after 320 updates; its paper too measures fine-tuned",
+}
 """Methods that are fine-tuned instead, and why; the margin then is in points of its accuracy."""
 FINE_TUNING = 200
 """Updates of that, on 64 labelled images each."""
