@@ -72,3 +72,16 @@ class PlacedViews(NamedTuple):
     x2: Float[Tensor, "b c h w"]
     place: Float[Tensor, "b 2"]
     index: Int[Tensor, " b"]
+
+
+class TiledImages(NamedTuple):
+    """Of each image the four tiles, and all of it downsampled to a tile's size.
+
+    ``other`` says how many rows further on (or, below 0, back) the other image of its pair stands; the two went
+    through the same downsampling and are both grey or both in colour.
+    """
+
+    whole: Float[Tensor, "b c s s"]
+    tiles: Float[Tensor, "b 4 c s s"]
+    other: Int[Tensor, " b"]
+    index: Int[Tensor, " b"]

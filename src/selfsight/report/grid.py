@@ -9,7 +9,16 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from selfsight.batches import Images, LocatedViews, MaskedImages, MultiCrop, Patches, PlacedViews, TwoViews
+from selfsight.batches import (
+    Images,
+    LocatedViews,
+    MaskedImages,
+    MultiCrop,
+    Patches,
+    PlacedViews,
+    TiledImages,
+    TwoViews,
+)
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import Key, permutation
 from selfsight.report.thumbnails import as_image, thumbnail
@@ -98,9 +107,18 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
         return [whole, hide(whole, batch.masked, batch.visible.shape[1] + batch.masked.shape[1])]
     if isinstance(batch, Patches):
         return [side_by_side(batch.x, lambda x: undo(views, x))]
+    if isinstance(batch, TiledImages):
+        return _puzzles(views, batch)
     if isinstance(batch, Images):
         return [undo(views, batch.x)]
     raise TypeError(f"no picture is known for a batch of type {type(batch).__name__}")
+
+
+def _puzzles(views: Views[Any], batch: TiledImages) -> list[UInt8[Tensor, "b c h w"]]:
+    """What is compared: four tiles with their whole, and with another."""
+    four = side_by_side(batch.tiles.unflatten(1, (2, 2)), lambda x: undo(views, x))
+    whole = undo(views, batch.whole)
+    return [four, whole, whole[torch.arange(len(whole)) + batch.other.cpu()]]
 
 
 def views_grid(
