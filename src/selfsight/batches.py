@@ -85,3 +85,11 @@ class TiledImages(NamedTuple):
     tiles: Float[Tensor, "b 4 c s s"]
     other: Int[Tensor, " b"]
     index: Int[Tensor, " b"]
+
+
+class Pieces(NamedTuple):
+    """Four pieces of each image in row-major order, and the numbers in [0, 1) that shuffle those of the whole batch."""
+
+    x: Float[Tensor, "b 4 c p p"]
+    shuffle: Float[Tensor, "b n"]
+    index: Int[Tensor, " b"]

@@ -15,12 +15,14 @@ from selfsight.batches import (
     MaskedImages,
     MultiCrop,
     Patches,
+    Pieces,
     PlacedViews,
     TiledImages,
     TwoViews,
 )
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import Key, permutation
+from selfsight.parts.montage import PIECES, arrangement, montage
 from selfsight.report.thumbnails import as_image, thumbnail
 from selfsight.sizes import SMALL
 from selfsight.views.protocol import Views
@@ -107,18 +109,24 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
         return [whole, hide(whole, batch.masked, batch.visible.shape[1] + batch.masked.shape[1])]
     if isinstance(batch, Patches):
         return [side_by_side(batch.x, lambda x: undo(views, x))]
-    if isinstance(batch, TiledImages):
+    if isinstance(batch, TiledImages | Pieces):
         return _puzzles(views, batch)
     if isinstance(batch, Images):
         return [undo(views, batch.x)]
     raise TypeError(f"no picture is known for a batch of type {type(batch).__name__}")
 
 
-def _puzzles(views: Views[Any], batch: TiledImages) -> list[UInt8[Tensor, "b c h w"]]:
-    """What is compared: four tiles with their whole, and with another."""
-    four = side_by_side(batch.tiles.unflatten(1, (2, 2)), lambda x: undo(views, x))
-    whole = undo(views, batch.whole)
-    return [four, whole, whole[torch.arange(len(whole)) + batch.other.cpu()]]
+def _puzzles(views: Views[Any], batch: TiledImages | Pieces) -> list[UInt8[Tensor, "b c h w"]]:
+    """What is compared: four tiles with their whole, and with another; or the pieces that belong together, and a
+    montage, which is all that is seen of them."""
+    parts = batch.tiles if isinstance(batch, TiledImages) else batch.x
+    four = side_by_side(parts.unflatten(1, (2, 2)), lambda x: undo(views, x))
+    if isinstance(batch, TiledImages):
+        whole = undo(views, batch.whole)
+        return [four, whole, whole[torch.arange(len(whole)) + batch.other.cpu()]]
+    if len(parts) < PIECES:
+        return [four]
+    return [four, undo(views, montage(parts.flatten(0, 1)[arrangement(batch.shuffle)]))]
 
 
 def views_grid(
