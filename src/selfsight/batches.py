@@ -148,3 +148,24 @@ class SeededImages(NamedTuple):
     x: Float[Tensor, "b c h w"]
     seed: Int[Tensor, "b 2"]
     index: Int[Tensor, " b"]
+
+
+class TiledImages(NamedTuple):
+    """Of each image the four tiles, and all of it downsampled to a tile's size.
+
+    ``other`` says how many rows further on (or, below 0, back) the other image of its pair stands; the two went
+    through the same downsampling and are both grey or both in colour.
+    """
+
+    whole: Float[Tensor, "b c s s"]
+    tiles: Float[Tensor, "b 4 c s s"]
+    other: Int[Tensor, " b"]
+    index: Int[Tensor, " b"]
+
+
+class Pieces(NamedTuple):
+    """Four pieces of each image in row-major order, and the numbers in [0, 1) that shuffle those of the whole batch."""
+
+    x: Float[Tensor, "b 4 c p p"]
+    shuffle: Float[Tensor, "b n"]
+    index: Int[Tensor, " b"]

@@ -103,3 +103,19 @@ def steps(peak: float, *, at: Sequence[float], factor: float, warmup_updates: in
     when = ", ".join(f"{share:.0%}" for share in at)
     before = f"warm-up {warmup_updates} updates (at most a tenth) to " if warmup_updates else ""
     return Curve(value, peak, lambda scale: f"{before}{scale * peak:g}, x {factor:g} at {when}")
+
+
+def staircase(peak: float, *, every: int, factor: float) -> Curve:
+    """``peak``, multiplied by ``factor`` after every ``every`` updates, however long the training.
+
+    >>> rate = staircase(1e-4, every=10_000, factor=0.9)
+    >>> round(rate(Clock(step=25_000, steps=50_000, epoch=0, epochs=1)), 8)
+    8.1e-05
+    """
+    if every < 1:
+        raise ValueError(f"a rate can fall every 1 or more updates, not every {every}")
+    return Curve(
+        lambda clock: peak * factor ** (clock.step // every),
+        peak,
+        lambda scale: f"{scale * peak:g}, x {factor:g} every {every} updates",
+    )

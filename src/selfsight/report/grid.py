@@ -18,13 +18,16 @@ from selfsight.batches import (
     MaskedImages,
     MultiCrop,
     Patches,
+    Pieces,
     PlacedViews,
     QuarterSeen,
+    TiledImages,
     TwoViews,
 )
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import Key, permutation
 from selfsight.lab import to_rgb
+from selfsight.parts.montage import PIECES, arrangement, montage
 from selfsight.report.thumbnails import as_image, thumbnail
 from selfsight.sizes import SMALL
 from selfsight.views.protocol import Views
@@ -140,6 +143,8 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
             return [undo(views, batch.x1), undo(views, batch.x2)]
         case MultiCrop():
             return [undo(views, crop) for crop in (*batch.large, *batch.small)]
+        case TiledImages() | Pieces():
+            return _puzzles(views, batch)
         case Patches():
             return [side_by_side(batch.x, lambda x: undo(views, x))]
     beside = _besides(views, batch)
@@ -158,6 +163,32 @@ def _besides(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]] | 
         case Images() | Exemplars():
             return []
     return None
+
+
+def _puzzles(views: Views[Any], batch: TiledImages | Pieces) -> list[UInt8[Tensor, "b c h w"]]:
+    """What is compared: four tiles with their whole, and with another; or the pieces that belong together, and a
+    montage, which is all that is seen of them."""
+    parts = batch.tiles if isinstance(batch, TiledImages) else batch.x
+    four = side_by_side(parts.unflatten(1, (2, 2)), lambda x: undo(views, x))
+    if isinstance(batch, TiledImages):
+        whole = undo(views, batch.whole)
+        return [four, whole, whole[torch.arange(len(whole)) + batch.other.cpu()]]
+    if len(parts) < PIECES:
+        return [four]
+    return [four, undo(views, montage(parts.flatten(0, 1)[arrangement(batch.shuffle)]))]
+
+
+def _puzzles(views: Views[Any], batch: TiledImages | Pieces) -> list[UInt8[Tensor, "b c h w"]]:
+    """What is compared: four tiles with their whole, and with another; or the pieces that belong together, and a
+    montage, which is all that is seen of them."""
+    parts = batch.tiles if isinstance(batch, TiledImages) else batch.x
+    four = side_by_side(parts.unflatten(1, (2, 2)), lambda x: undo(views, x))
+    if isinstance(batch, TiledImages):
+        whole = undo(views, batch.whole)
+        return [four, whole, whole[torch.arange(len(whole)) + batch.other.cpu()]]
+    if len(parts) < PIECES:
+        return [four]
+    return [four, undo(views, montage(parts.flatten(0, 1)[arrangement(batch.shuffle)]))]
 
 
 def views_grid(
