@@ -178,19 +178,6 @@ def _puzzles(views: Views[Any], batch: TiledImages | Pieces) -> list[UInt8[Tenso
     return [four, undo(views, montage(parts.flatten(0, 1)[arrangement(batch.shuffle)]))]
 
 
-def _puzzles(views: Views[Any], batch: TiledImages | Pieces) -> list[UInt8[Tensor, "b c h w"]]:
-    """What is compared: four tiles with their whole, and with another; or the pieces that belong together, and a
-    montage, which is all that is seen of them."""
-    parts = batch.tiles if isinstance(batch, TiledImages) else batch.x
-    four = side_by_side(parts.unflatten(1, (2, 2)), lambda x: undo(views, x))
-    if isinstance(batch, TiledImages):
-        whole = undo(views, batch.whole)
-        return [four, whole, whole[torch.arange(len(whole)) + batch.other.cpu()]]
-    if len(parts) < PIECES:
-        return [four]
-    return [four, undo(views, montage(parts.flatten(0, 1)[arrangement(batch.shuffle)]))]
-
-
 def views_grid(
     views: Views[Any],
     source: Source,
