@@ -290,6 +290,7 @@ def views(
         rows: how many images.
     """
     from selfsight.data.opening import open_data  # noqa: PLC0415
+    from selfsight.data.splits import Chosen  # noqa: PLC0415
     from selfsight.recipes.assembly import assemble  # noqa: PLC0415
     from selfsight.report.grid import views_grid  # noqa: PLC0415
 
@@ -299,6 +300,8 @@ def views(
     source = open_data(data, image_size=image_size, seed=seed)
     flags = Flags(data=data, image_size=image_size, seed=seed, batch_size=1)
     made = assemble(method, flags, {}, samples=len(source), native=source.native)
+    if made.recipe.images is not None:
+        source = Chosen(source, made.recipe.images, name=source.name)
     picture = views_grid(
         made.recipe.views, source, positions=list(positions) or None, epoch=epoch, seed=seed, rows=rows
     )

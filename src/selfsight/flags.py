@@ -16,7 +16,7 @@ Optimiser = Literal["paper", "adamw"]
 OBJECT = "python:"
 """Stands in run.yaml before the type of data that only the Python program has."""
 Logger = Literal["tensorboard", "wandb", "mlflow", "none"]
-RUNS = ("tokenizer",)
+RUNS = ("tokenizer", "hybrid")
 """Hyper-parameters that name another run: run.yaml keeps paths that hold from any folder."""
 DEVICES, PRECISIONS, OPTIMISERS, LOGGERS = map(get_args, (Device, Precision, Optimiser, Logger))
 

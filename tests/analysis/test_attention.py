@@ -125,7 +125,11 @@ def test_networks_are_left_as_they_were() -> None:
     assert encoder.model.blocks[0].attn.fused_attn
     assert not encoder.model.blocks[0].attn.attn_drop._forward_pre_hooks
     assert torch.equal(before, encoder(x))
-    assert layers_of(build_encoder("tiny_cnn", image_size=32), 32) == []
+
+
+@pytest.mark.parametrize("name", ["tiny_cnn", "pvt_v2_b0", "cait_xxs24_224", "xcit_nano_12_p16_224"])
+def test_other_networks_have_none(name: str) -> None:
+    assert layers_of(build_encoder(name, image_size=32 if name == "tiny_cnn" else 224), 224) == []
 
 
 def test_uneven_batches_weigh_by_their_images() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from selfsight.encoders.backbone import wrap
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.store import load_encoder, save_encoder
-from selfsight.engine.export import export
+from selfsight.engine.export import _story, export
 from selfsight.parts.batchnorm import set_scope_
 
 VIT = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -175,3 +175,13 @@ def test_an_export_that_computes_otherwise_is_caught(tmp_path):
     encoder.model.act1 = nn.Identity()  # what a state dict cannot tell
     with pytest.raises(RuntimeError, match="differs from the encoder"):
         export(encoder, "timm", tmp_path)
+
+
+def test_the_story_says_what_grey_an_encoder_takes() -> None:
+    encoder = build_encoder("resnet18", image_size=224)
+    facts = {"method": "colorization", "grey": True, "greyscale": "lightness"}
+    assert "Takes RGB images of 224 px, as CIE Lab lightness / 100, three times over, in [0, 1]" in _story(
+        encoder, facts
+    )
+    assert ", as ITU-R 601's luma, three times over" in _story(encoder, {"grey": True})
+    assert ", as" not in _story(encoder, {})

@@ -105,6 +105,21 @@ def test_the_prior_is_the_mean_of_all_that_was_seen() -> None:
     assert int(learner.seen) == 3
 
 
+def test_micro_batches_of_an_update_are_weighed_alike() -> None:
+    learner, given = method(), batch()
+    for moved in (False, True):
+        before = learner.prior.clone()
+        steps = learner.step(given, NOW)
+        next(steps)
+        with pytest.raises(StopIteration):
+            steps.send(moved)
+        assert torch.equal(learner.prior, before) is not moved
+    assert int(learner.seen) == 2
+    code = soft_code(given.ab[:, :, ::4, ::4], bins())
+    torch.testing.assert_close(learner.prior, frequencies(code, 313))
+    assert not learner.counted.any()
+
+
 def test_grey_images_teach_nothing() -> None:
     learner, given = method(), batch()
     step(learner, given._replace(ab=given.ab.clamp(-5, 5)))

@@ -10,6 +10,7 @@ from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import build_optimiser
 from selfsight.recipes.dvae import dvae
 from selfsight.recipes.recipe import Setting
+from selfsight.views.view import boxes
 
 
 def setting(size: int, name: str = "dalle_nano", **options: int) -> Setting:
@@ -91,3 +92,29 @@ def test_the_papers_recipe_takes_a_step() -> None:
     loss, moved = one_step(recipe, rendered(recipe), epoch=100.0)
     assert -2 < loss < 5
     assert 0 < moved < 1e-2
+
+
+def test_wide_images_are_cropped_at_random_too() -> None:
+    """The paper's square of 8/9 to all of the short side, anywhere."""
+    (view,) = dvae(setting(224)).views.views  # type: ignore[attr-defined]
+    found = boxes(view, torch.rand(64, 128, generator=torch.Generator().manual_seed(0)), 375, 500)
+    assert torch.equal(found.height, found.width)
+    assert 333 <= float(found.height.min()) < 345
+    assert 365 < float(found.height.max()) <= 375
+    assert float(found.left.max()) > 100
+    assert len(found.left.unique()) > 32
+
+
+def test_an_encoder_that_does_not_divide_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="map of 4 places does not divide 30 px; use --image-size 32"):
+        dvae(Setting(encoder=build_encoder("small_cnn", image_size=30), image_size=30, samples=1000))
+
+
+def test_batch_norm_of_what_is_kept_follows_the_trained_ones() -> None:
+    encoder = build_encoder("tiny_cnn", image_size=32)
+    recipe = dvae(Setting(encoder=encoder, image_size=32, samples=1000, epochs=2, batch_size=8), codes=8)
+    start = [b.clone() for b in recipe.method.encoder.buffers()]  # type: ignore[union-attr]
+    one_step(recipe, rendered(recipe))
+    kept, online = (list(e.buffers()) for e in (recipe.method.encoder, recipe.method.online))  # type: ignore[union-attr]
+    assert all(torch.equal(a, b) for a, b in zip(kept, online, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(kept, start, strict=True))

@@ -9,7 +9,10 @@ from torch import nn
 from torch.optim import SGD
 
 from selfsight.encoders.build import build_encoder
+from selfsight.errors import UserError
+from selfsight.flags import Flags
 from selfsight.parts.montage import DRAWS
+from selfsight.recipes.assembly import assemble
 from selfsight.recipes.jigsaw_clustering import jigsaw_clustering
 from selfsight.recipes.recipe import Recipe, Setting
 from selfsight.views.view import Blur, Jitter
@@ -91,3 +94,16 @@ def test_a_transformer_takes_montages_whose_pieces_are_whole_patches() -> None:
         jigsaw_clustering(Setting(encoder=odd, image_size=40, samples=IMAGENET))
     with pytest.raises(ValueError, match="a montage of 33 px has no four quarters"):
         jigsaw_clustering(small(image_size=33))
+
+
+def test_few_images_get_a_batch_that_can_be_compared() -> None:
+    made = assemble("jigsaw_clustering", Flags(backbone="tiny_cnn"), {}, samples=20, native=(3, 32, 32))
+    assert made.recipe.batch_size == 4
+    with pytest.raises(UserError, match="compares 4 images at a time on each device; a batch of 4 over 1 devices x 2"):
+        assemble(
+            "jigsaw_clustering",
+            Flags(backbone="tiny_cnn", batch_size=4, accumulate=2),
+            {},
+            samples=20,
+            native=(3, 32, 32),
+        )

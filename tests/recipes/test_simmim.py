@@ -180,3 +180,21 @@ def test_the_papers_swin_takes_a_step() -> None:
     loss, moved = one_step(recipe, rendered(recipe), epoch=40.0)
     assert 0.2 < loss < 2.0
     assert moved > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(28, "do not divide 28 px; use --image-size 32"), (40, "use --image-size 32"), (84, "do not divide 84 px")],
+)
+def test_sizes_that_swin_cannot_cut_evenly_are_refused(size: int, told: str) -> None:
+    encoder = build_encoder("swin_tiny_patch4_window7_224", image_size=size, patch_size=2)
+    with pytest.raises(ValueError, match=told):
+        simmim_swin(Setting(encoder=encoder, image_size=size, samples=1000))
+
+
+def test_windows_of_one_patch_are_refused() -> None:
+    encoder = build_encoder("swin_tiny_patch4_window7_224", image_size=352)
+    with pytest.raises(
+        ValueError, match="no windows of 3 to 7 patches divide Swin's maps at 352 px; use --image-size 224"
+    ):
+        simmim_swin(Setting(encoder=encoder, image_size=352, samples=1000))

@@ -26,6 +26,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 _SMALL = 1e-12
+_OTHERS = ("XCA", "ClassAttn", "TalkingHeadAttn")
+"""Attention that is over channels, or of a class token that comes late (XCiT, CaiT): it is no map over patches."""
 _QUERIES = 1 << 12
 """Queries whose heads are compared at once: the divergences take heads x heads x keys numbers for each."""
 
@@ -61,9 +63,11 @@ def layers_of(encoder: nn.Module, image_size: int) -> list[Layer]:
         if not hasattr(module, "attn_drop"):
             continue
         block = model.get_submodule(name.rpartition(".")[0])
+        if type(module).__name__ in _OTHERS:
+            return []
         if hasattr(block, "input_resolution"):  # a Swin's, which merges patches as it goes
             found.append(Layer(name, module, 0, image_size / block.input_resolution[0]))
-        else:
+        elif all(hasattr(model, part) for part in ("num_prefix_tokens", "blocks", "patch_embed")):
             found.append(Layer(name, module, model.num_prefix_tokens, float(model.patch_embed.patch_size[0])))
     return found
 

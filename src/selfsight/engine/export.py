@@ -131,6 +131,8 @@ def _huggingface(encoder: Any, facts: Mapping[str, Any], out: Path) -> Path:
         raise UserError(
             f"timm's folders cannot say that {encoder.name} has a stem for small images; use --format timm instead"
         )
+    if facts.get("grey"):
+        raise UserError(f"timm's folders cannot say that {encoder.name} takes grey images; use --format timm instead")
     if "norm" in encoder.options:
         raise UserError(f"timm's folders cannot say that {encoder.name} has no batch norm; use --format timm instead")
     arguments = {key: value for key, value in encoder.arguments.items() if key != "model_name"}
@@ -239,12 +241,13 @@ def _story(encoder: Any, facts: Mapping[str, Any]) -> str:
         if normalise
         else "in [0, 1], not normalised further"
     )
-    return (
-        f"{origin}Takes RGB images of {encoder.image_size} px, {scale}; gives {encoder.width} features."
-        if encoder.channels == 3
-        else f"{origin}Takes {encoder.channels}-channel images of {encoder.image_size} px, {scale}; "
-        f"gives {encoder.width} features."
-    )
+    kinds = {
+        "luma": "ITU-R 601's luma, three times over",
+        "lightness": "CIE Lab lightness / 100, three times over",
+    }
+    kind = "RGB" if encoder.channels == 3 else f"{encoder.channels}-channel"
+    shown = f", as {kinds[facts.get('greyscale', 'luma')]}" if facts.get("grey") else ""
+    return f"{origin}Takes {kind} images of {encoder.image_size} px{shown}, {scale}; gives {encoder.width} features."
 
 
 def _no_counterpart(encoder: Any, program: str) -> UserError:

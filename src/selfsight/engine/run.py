@@ -13,6 +13,7 @@ import yaml
 
 from selfsight.data.opening import open_data
 from selfsight.data.protocol import Source
+from selfsight.data.splits import Chosen
 from selfsight.engine import checkpoint
 from selfsight.errors import UserError
 from selfsight.flags import LEARNING, OBJECT, Flags, flags_from
@@ -137,10 +138,13 @@ class OpenRun:
     @cached_property
     def assembly(self) -> Assembly:
         """Encoder and recipe as the run was begun, before any training."""
+        return self._assembled(self.settings["data"]["samples"])
+
+    def _assembled(self, samples: int) -> Assembly:
         data = self.settings["data"]
         native = tuple(data["native"]) if data.get("native") else None
         flags = replace(self.flags, pretrained=False)  # the run's own weights come over them
-        how: dict[str, Any] = {"samples": data["samples"], "native": native, "classes": len(self.classes)}
+        how: dict[str, Any] = {"samples": samples, "native": native, "classes": len(self.classes)}
         return assemble(self.method, flags, self.settings.get("hyper", {}), **how, training=False)
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
@@ -177,6 +181,13 @@ class OpenRun:
             seed=self.flags.seed,
             channels=self.flags.channels,
         )
+
+    def trained_on(self) -> Source:
+        """The images that the run was trained on: some of the data's, where its recipe chose."""
+        source = self.source("train")
+        fewer = len(source) > self.settings["data"]["samples"]
+        images = self._assembled(len(source)).recipe.images if fewer else None
+        return source if images is None else Chosen(source, images, name=source.name)
 
 
 def open_run(path: Path | str) -> OpenRun:

@@ -15,8 +15,8 @@ the images :math:`\tilde x` that miss them,
 **Differences** between the paper, the official code (microsoft/unilm, ``beit``) and this file:
 
 - The paper hides about 40 % of the patches, the code at most 75 of 196: the code's blocks are followed.
-- The mean is over the hidden patches of all processes, as in the equation. The code takes each process's own, so there
-  images with few hidden patches count more where their process has few.
+- The mean is over the hidden patches of all processes (of one micro-batch), as in the equation. The code takes each
+  process's own, so there images with few hidden patches count more where their process has few.
 - The code's tokenizers are DALL-E's published one and an own that is not published with its training. Here ``dvae``
   trains one, on the same images if one likes; the published weights can be read.
 - The tokenizer works in full precision. Its weights are not saved with the run, but a checksum of them is: a run that

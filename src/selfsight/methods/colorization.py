@@ -80,6 +80,8 @@ class Colorization(Method[ColouredImages]):
     centres: Float[Tensor, "q 2"]
     prior: Float[Tensor, " q"]
     seen: Int[Tensor, ""]
+    counted: Float[Tensor, " q"]
+    pending: Int[Tensor, ""]
 
     def __init__(
         self,
@@ -101,6 +103,8 @@ class Colorization(Method[ColouredImages]):
         self.register_buffer("centres", centres, persistent=False)  # a formula
         self.register_buffer("prior", torch.full((len(centres),), 1 / len(centres)))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.register_buffer("counted", torch.zeros(len(centres)))  # of micro-batches whose update is still to come
+        self.register_buffer("pending", torch.zeros((), dtype=torch.long))
 
     def step(self, batch: ColouredImages, clock: Clock) -> Steps:
         target = full(batch.ab)[:, :, :: self.stride, :: self.stride]
@@ -109,14 +113,19 @@ class Colorization(Method[ColouredImages]):
         coloured = (target.abs() > self.grey).flatten(1).any(dim=1).to(target.dtype)
         weights = rarity(self.prior, mix=self.mix)
         plain = code_cross_entropy(logits.detach(), code).mean()
-        yield Objective(
+        moved = yield Objective(
             rebalanced_cross_entropy(logits, code, weights, coloured),
             log={"cross_entropy": plain, "coloured": coloured.mean()},
             watch={"feature": features.detach().mean(dim=(2, 3))},
         )
-        self.seen += 1
-        found = mean(frequencies(code, len(self.prior))).to(self.prior.dtype)
-        self.prior.lerp_(found, 1 / self.seen.to(self.prior.dtype))
+        self.counted += mean(frequencies(code, len(self.prior))).to(self.prior.dtype)
+        self.pending += 1
+        if moved:  # so all micro-batches of an update are weighed alike
+            self.seen += self.pending
+            share = self.pending / self.seen
+            self.prior.lerp_(self.counted / self.pending, share.to(self.prior.dtype))
+            self.counted.zero_()
+            self.pending.zero_()
 
     def predict(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b d y x"], Float[Tensor, "b q i j"]]:
         """The encoder's map, and a logit of each bin at every place of the grid."""

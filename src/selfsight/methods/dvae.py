@@ -24,11 +24,12 @@ is kept.
 - The published code cannot train. Schedules and loss follow the paper's appendix; networks, initialisation and the
   mapping of pixels follow the code.
 - The noise of a sample is a hash of its key, on whichever process and device it lies.
-- The average of the weights begins as a plain mean of what there was, so that a short run is no average of its start.
+- The average of the weights begins as one of the last tenth of the updates, so that a short run is no average of its
+  start. Batch norm's statistics, where an encoder has them, are the trained one's: the average is not run in training.
 - Any encoder with a map can stand in the encoder's place; the convolution to codes and the decoder are DALL-E's.
 """
 
-from typing import NamedTuple
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -43,16 +44,8 @@ from selfsight.losses.precision import full
 from selfsight.method import Clock, Method, Objective, Schedule, Steps
 from selfsight.parts.gumbel import gumbel_softmax
 from selfsight.parts.momentum import ema_, target_of
+from selfsight.parts.reconstruction import Reconstruction
 from selfsight.parts.tokenizers import CodeHead, Tokenizer
-
-
-class Reconstruction(NamedTuple):
-    """What a report shows, in the space of the encoder's input."""
-
-    masked: Float[Tensor, "b c h w"]
-    """The codes, each in a colour of its own."""
-    reconstruction: Float[Tensor, "b c h w"]
-    original: Float[Tensor, "b c h w"]
 
 
 class DVAE(Method[SeededImages]):
@@ -103,6 +96,7 @@ class DVAE(Method[SeededImages]):
                 (self.decoder, self.online_decoder),
             ):
                 ema_(kept, online, m)
+                _same_statistics_(kept, online)
 
     def tokenizer(self) -> Tokenizer:
         """What says the codes of images in [0, 1]: the averages, frozen."""
@@ -133,3 +127,9 @@ def usage(logits: Float[Tensor, "b k h w"]) -> dict[str, Float[Tensor, ""]]:
     count = total(torch.zeros(logits.shape[1], device=logits.device).index_add_(0, chosen, one))
     p = count / count.sum()
     return {"codes_used": (count > 0).float().mean(), "perplexity": torch.exp(-torch.xlogy(p, p).sum())}
+
+
+@torch.no_grad()
+def _same_statistics_(kept: object, online: object) -> None:
+    for mine, theirs in zip(cast(nn.Module, kept).buffers(), cast(nn.Module, online).buffers(), strict=True):
+        mine.copy_(theirs)

@@ -105,7 +105,7 @@ def assemble(
         raise UserError(str(error)) from error
     given, samples = samples, samples if recipe.images is None else len(recipe.images)
     if recipe.batch_size > samples and flags.batch_size is None:
-        fits = max(_power_of_two(samples // UPDATES), 2)
+        fits = max(_power_of_two(samples // UPDATES), 2, recipe.least)
         also: dict[str, Any] = {"start": start, "labels": labels, "classes": classes, "training": training}
         smaller = assemble(method, replace(flags, batch_size=fits), hyper, samples=given, native=native, **also)
         note = f"the paper's batch of {recipe.batch_size} is larger than the data, {samples} images: taking {fits}"
@@ -122,6 +122,11 @@ def assemble(
         raise UserError(
             f"--batch-size {recipe.batch_size} does not divide into {flags.devices} devices x "
             f"{flags.accumulate} micro-batches"
+        )
+    if recipe.batch_size // (flags.accumulate * flags.devices) < recipe.least:
+        raise UserError(
+            f"{method} compares {recipe.least} images at a time on each device; a batch of {recipe.batch_size} over "
+            f"{flags.devices} devices x {flags.accumulate} micro-batches leaves fewer; use a larger --batch-size"
         )
     _groups_fit(recipe, recipe.batch_size // (flags.accumulate * flags.devices))
     return Assembly(recipe, _words(recipe, backbone, options, size))

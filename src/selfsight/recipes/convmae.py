@@ -20,7 +20,7 @@ from selfsight.methods.convmae import ConvMAE
 from selfsight.parts.fusion import StageFusion
 from selfsight.recipes.mae import decoder_for, fresh_, trained_as_mae, whole_patches
 from selfsight.recipes.quick import on_the_world
-from selfsight.recipes.recipe import Recipe, Setting
+from selfsight.recipes.recipe import Recipe, Setting, positive
 
 CARDS = {
     "convmae": {
@@ -59,6 +59,7 @@ def convmae(
     decoder_depth
         Blocks of the decoder. Default: 8, for small images 4.
     """
+    positive(decoder_width=decoder_width, decoder_depth=decoder_depth)
     encoder = at.encoder
     if not isinstance(encoder, StagedEncoder):
         name = getattr(encoder, "name", type(encoder).__name__)

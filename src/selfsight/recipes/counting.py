@@ -94,6 +94,7 @@ def counting(
         optimisers={"main": main},
         epochs=at.epochs or (200 if at.small else 70),
         batch_size=at.batch_size or (128 if at.small else 256),
+        least=2,
     )
 
 

@@ -27,7 +27,7 @@ from selfsight.engine.run import open_run
 from selfsight.methods.deepmim import DeepMIM
 from selfsight.recipes.mae import decoder_for, token_encoder, trained_as_mae
 from selfsight.recipes.quick import on_the_world
-from selfsight.recipes.recipe import Recipe, Setting
+from selfsight.recipes.recipe import Recipe, Setting, positive
 
 CARDS = {
     "deepmim": {
@@ -70,6 +70,7 @@ def deepmim(
     hybrid
         A run of mae whose reconstructions make the targets of middle blocks easier. Default: none.
     """
+    positive(decoder_width=decoder_width, decoder_depth=decoder_depth)
     encoder = token_encoder(at, "deepmim")
     if not isinstance(encoder, LayeredEncoder):
         raise ValueError("deepmim needs a transformer whose blocks can be reached; try --backbone vit_base_patch16_224")

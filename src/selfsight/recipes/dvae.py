@@ -19,12 +19,13 @@ world, 160 updates with 6.6 leave 27 of 64 codes in use, with 2 eleven, with 0.1
 
 from functools import partial
 
-import torch
 from torch.optim import AdamW
 
 from selfsight.batches import SeededImages
 from selfsight.encoders.build import build_encoder
+from selfsight.encoders.dense import dense_shape
 from selfsight.methods.dvae import DVAE
+from selfsight.parts.batchnorm import set_scope_
 from selfsight.parts.tokenizers import CodeHead, DalleDecoder
 from selfsight.recipes.quick import on_the_world
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive
@@ -77,11 +78,16 @@ def dvae(
     groups = factor.bit_length()
     if factor != 2 ** (groups - 1):
         raise ValueError(f"dvae needs a map of half, a quarter... of the image's side, not a {factor}th; try dalle")
+    channels, side = dense_shape(at.encoder, at.image_size, at.channels)
+    if side * factor != at.image_size:
+        raise ValueError(
+            f"the encoder's map of {side} places does not divide {at.image_size} px; use --image-size {side * factor}"
+        )
     chosen = codes or (512 if at.small else 8192)
     hidden = _hidden(at)
     method = DVAE(
         at.encoder,
-        CodeHead(_channels(at), chosen),
+        CodeHead(channels, chosen),
         DalleDecoder(chosen, at.channels, groups=groups, hidden=hidden, start=max(hidden // 2, 8)),
         temperature=cosine(1.0, end_temperature, share=0.75 if at.small else 1 / 20),
         kl_weight=cosine(0.0, kl_weight, share=1 / 600),
@@ -89,7 +95,8 @@ def dvae(
     )
     lr = cosine(1e-3, 1.25e-5) if at.small else cosine(1e-4, 1.25e-6, share=0.4)
     main = OptimiserSpec(build=partial(AdamW, betas=(0.9, 0.999)), lr=lr, weight_decay=constant(1e-4), groups=decay_all)
-    view = View(size=at.image_size, scale=(64 / 81, 1.0), ratio=(1.0, 1.0), normalise=None)
+    set_scope_(method, "all")
+    view = View(size=at.image_size, of_square=True, scale=(64 / 81, 1.0), ratio=(1.0, 1.0), normalise=None)
     return Recipe(
         method=method,
         views=seeded_view(view),
@@ -103,12 +110,6 @@ def _hidden(at: Setting) -> int:
     """The decoder's width: that of DALL-E's encoder, else the published one's, or half for small images."""
     shape = getattr(getattr(at.encoder, "model", None), "shape", None)
     return getattr(shape, "hidden", 128 if at.small else 256)
-
-
-def _channels(at: Setting) -> int:
-    """Channels of the encoder's map, which are not always those of its pooled feature."""
-    with torch.no_grad():
-        return at.encoder.dense(torch.zeros(1, at.channels, at.image_size, at.image_size)).shape[1]
 
 
 def tiny() -> dict[str, Recipe]:

@@ -109,6 +109,7 @@ def jigsaw_clustering(
         optimisers={"main": main},
         epochs=at.epochs or 200,
         batch_size=batch,
+        least=4,
     )
 
 

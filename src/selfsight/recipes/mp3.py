@@ -28,6 +28,7 @@ from torch.optim import AdamW
 from selfsight.batches import MaskedImages
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.context import is_plain
+from selfsight.encoders.pooling import pool_patches_
 from selfsight.encoders.protocol import ContextEncoder
 from selfsight.methods.mp3 import MP3
 from selfsight.recipes.quick import on_the_world
@@ -69,6 +70,7 @@ def mp3(at: Setting, *, mask_ratio: float | None = None) -> Recipe[MaskedImages]
     if at.image_size % encoder.patch:
         raise ValueError(f"patch {encoder.patch} does not divide an image of {at.image_size} px; choose another size")
     without_order_(encoder)
+    pool_patches_(encoder)
     head = nn.Linear(encoder.width, (at.image_size // encoder.patch) ** 2)
     nn.init.trunc_normal_(head.weight, std=0.02)  # as timm and DeiT begin: the first loss is close to log N
     nn.init.zeros_(head.bias)

@@ -23,6 +23,7 @@ from torch.optim import AdamW
 from selfsight.batches import QuarterSeen
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.dense import dense_shape
+from selfsight.encoders.pooling import pool_patches_
 from selfsight.methods.qb_heat import QBHeat
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.parts.extrapolation import Extrapolation, MapDecoder
@@ -70,7 +71,13 @@ def qb_heat(
     positive(decoder_width=decoder_width, decoder_depth=decoder_depth)
     if at.image_size % 2:
         raise ValueError(f"an image of {at.image_size} px has no quarters of whole pixels; choose an even size")
-    encoded, half = dense_shape(at.encoder, at.image_size // 2, at.channels)
+    pool_patches_(at.encoder)
+    try:
+        encoded, half = dense_shape(at.encoder, at.image_size // 2, at.channels)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"qb_heat shows the encoder {at.image_size // 2} px, which it does not take; try --backbone resnet50"
+        ) from error
     side = 2 * half
     if at.image_size % side:
         raise ValueError(

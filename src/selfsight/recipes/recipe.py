@@ -101,6 +101,8 @@ class Recipe(Generic[B]):
     epochs: int
     batch_size: int
     order: Order = SHUFFLED
+    least: int = 1
+    """Samples that a device must be given at a time: a method may compare so many."""
     images: np.ndarray | None = None
     """The places of the images to train on, where these are not all: fine-tuning takes labelled ones, Exemplar-CNN one
     for each of its classes."""

@@ -29,6 +29,7 @@ from torch.optim import AdamW
 
 from selfsight.batches import MaskedImages
 from selfsight.encoders.build import build_encoder
+from selfsight.encoders.pooling import pool_patches_
 from selfsight.encoders.protocol import MaskableEncoder
 from selfsight.encoders.swin import Swin
 from selfsight.engine.optimisers import skip_vectors_and_tokens
@@ -95,8 +96,9 @@ def simmim(at: Setting, *, mask_ratio: float = 0.6, mask_cell: int | None = None
     if not isinstance(encoder, MaskableEncoder):
         raise ValueError(f"simmim needs a ViT, BEiT or Swin, not {name}; try --backbone vit_base_patch16_224")
     positive(mask_cell=mask_cell)
+    pool_patches_(encoder)
     if isinstance(encoder, Swin):
-        encoder.fit_windows_()
+        _fit(encoder, at.image_size)
     cell = mask_cell or _cell(at.image_size, encoder.patch, small=at.small)
     if at.image_size % cell or cell % encoder.patch:
         raise ValueError(
@@ -125,6 +127,23 @@ def simmim(at: Setting, *, mask_ratio: float = 0.6, mask_cell: int | None = None
         epochs=epochs,
         batch_size=batch,
     )
+
+
+def _fit(encoder: Swin, image_size: int) -> None:
+    """Windows that divide every stage's map; a ``ValueError`` where there are none of use."""
+    deepest = encoder.patch * 2 ** (len(encoder.model.layers) - 1)
+    if image_size % deepest:
+        near = max(round(image_size / deepest), 1) * deepest
+        raise ValueError(
+            f"Swin merges patches until they are {deepest} px, which do not divide {image_size} px; "
+            f"use --image-size {near}"
+        )
+    encoder.fit_windows_()
+    if encoder.window < 3:
+        raise ValueError(
+            f"no windows of 3 to 7 patches divide Swin's maps at {image_size} px; use --image-size "
+            f"{7 * deepest if image_size >= 5 * deepest else 4 * deepest}"
+        )
 
 
 def simmim_swin(at: Setting, *, mask_ratio: float = 0.6, mask_cell: int | None = None) -> Recipe[MaskedImages]:

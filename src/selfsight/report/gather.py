@@ -103,7 +103,7 @@ def _draw(run: Path, missing: dict[str, str]) -> dict[str, Any]:
 
     everything = ("views", "reconstructions", "map", "neighbours")
     opened = attempt(everything, lambda: open_run(run))
-    source = opened and attempt(everything, lambda: opened.source("train"))
+    source = opened and attempt(everything, opened.trained_on)
     recipe = source and attempt(everything, opened.recipe)
     if not recipe:
         return drawn

@@ -37,6 +37,10 @@ class _MaskedPictures(Pipeline[MaskedPictures]):
         return f"{self.views[0].describe()}; {mask}\nthe same crop for the tokenizer: {self.views[1].describe()}"
 
 
+def _crop_of(view: View) -> tuple[object, ...]:
+    return view.scale, view.ratio, view.of_square, view.flip, view.jitter
+
+
 def masked_pictures(
     view: View, picture: View, *, patch: int, budget: int, smallest: int = 16
 ) -> Pipeline[MaskedPictures]:
@@ -54,7 +58,7 @@ def masked_pictures(
     """
     if view.size % patch:
         raise ValueError(f"patch {patch} does not divide a view of {view.size} px; take a divisor of {view.size}")
-    if (view.scale, view.ratio, view.flip, view.jitter) != (picture.scale, picture.ratio, picture.flip, picture.jitter):
+    if _crop_of(view) != _crop_of(picture):
         raise ValueError(
             "encoder and tokenizer must be shown the same crop: their views differ in crop, flip or jitter"
         )

@@ -98,10 +98,12 @@ class Solarise:
 class View:
     """One view: crop, flip, then colour, blur and solarise in ``order``, then normalise.
 
-    ``scale`` is the crop's share of the image's area and ``ratio`` the range of its width over its height, drawn
-    log-uniformly. ``scale=None`` takes the whole image, resized to ``size``, zero-padded by ``padding`` on each side
-    and cropped back at random (CIFAR's crop). Images with other than three channels have no hue, saturation or grey:
-    these are left out, contrast is taken about the mean of all channels, and ``normalise`` applies its averages.
+    ``scale`` is the crop's share of the image's area and ``ratio`` the range of its width over its height, drawn log-
+    uniformly. With ``of_square`` it is a share of the largest square that fits, so that wide images leave as much
+    to chance as square ones. ``scale=None`` takes the whole image, resized to ``size``, zero-padded by ``padding``
+    on each side and cropped back at random (CIFAR's crop). Images with other than three channels have no hue,
+    saturation or grey: these are left out, contrast is taken about the mean of all channels, and ``normalise``
+    applies its averages.
 
     The flip is rendered with the crop. Where a paper flips last the distribution is the same, since colour, a symmetric
     blur with reflected borders and solarise all commute with it.
@@ -113,6 +115,7 @@ class View:
     size: int
     scale: tuple[float, float] | None = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    of_square: bool = False
     interpolation: Interpolation = "bilinear"
     padding: int = 0
     flip: float = 0.5
@@ -139,7 +142,10 @@ class View:
     def describe(self) -> str:
         """The view in one line, steps in their order; steps that never happen are left out."""
         if self.scale is not None:
-            geometry = f"crop {self.scale[0]:g}-{self.scale[1]:g} of the area to {self.size} px ({self.interpolation})"
+            whole = "largest square" if self.of_square else "area"
+            geometry = (
+                f"crop {self.scale[0]:g}-{self.scale[1]:g} of the {whole} to {self.size} px ({self.interpolation})"
+            )
         elif self.padding:
             geometry = f"whole image at {self.size} px, padded by {self.padding} and cropped back"
         else:
@@ -201,7 +207,8 @@ def boxes(
         return Boxes(
             down * height / view.size, right * width / view.size, whole * height, whole * width, flip, closed=False
         )
-    area = (height * width)[:, None] * (view.scale[0] + u[:, _AREA] * (view.scale[1] - view.scale[0]))
+    whole = torch.minimum(height, width) ** 2 if view.of_square else height * width
+    area = whole[:, None] * (view.scale[0] + u[:, _AREA] * (view.scale[1] - view.scale[0]))
     low, high = math.log(view.ratio[0]), math.log(view.ratio[1])
     ratio = torch.exp(low + u[:, _RATIO] * (high - low))
     w, h = torch.round(torch.sqrt(area * ratio)), torch.round(torch.sqrt(area / ratio))
