@@ -1,6 +1,7 @@
 """Exemplar-CNN's recipe against its sheet."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from paper_size import large, one_step, rendered, small
 from torch import nn
 from torch.optim import SGD
 
+import selfsight
 from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import build_optimiser
+from selfsight.engine.run import open_run
 from selfsight.keyed import subset
 from selfsight.method import Clock
 from selfsight.recipes import catalogue
@@ -85,3 +88,23 @@ def test_the_papers_recipe_takes_a_step() -> None:
     loss, moved = one_step(recipe, rendered(recipe), epoch=0)
     assert loss == pytest.approx(math.log(8000), abs=0.5)
     assert moved > 0
+
+
+def test_a_runs_pictures_are_of_its_surrogates(tmp_path: Path) -> None:
+    run = selfsight.pretrain(
+        "exemplar",
+        data="world:40",
+        image_size=32,
+        backbone="tiny_cnn",
+        surrogates=16,
+        batch_size=8,
+        epochs=1,
+        device="cpu",
+        out=tmp_path / "run",
+    )
+    source = open_run(run.path).source()
+    images = exemplar(Setting(encoder=run.encoder(), image_size=32, samples=len(source)), surrogates=16).images
+    assert images is not None
+    shown = open_run(run.path).trained_on()
+    assert [shown.where(k) for k in range(len(shown))] == [source.where(k) for k in images.tolist()]
+    assert len(shown) == 16 < len(source)
