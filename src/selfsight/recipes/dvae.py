@@ -12,7 +12,7 @@ image, as in its listing 1: a square resized to between the target's size and 9/
 **Small images** (up to 96 px): no published recipe; choices of this library. 512 codes, a map of a quarter of the
 side, networks of half the width, batch 256, 200 epochs, 1e-3 falling to 1.25e-5. τ falls over three quarters of the
 training, since it is short. β is the paper's, from the first epoch on: it decides how many codes are used. On the
-world, 160 updates with 6.6 leave 27 of 64 codes in use, with 2 eleven, with 0.1 two.
+world, 160 updates with 6.6 left 27 of 64 codes in use, with 2 eleven (one seed, ``tiny()``).
 
 **Differences**: the resizing of the crops is bilinear, where the paper averages areas.
 """

@@ -15,7 +15,7 @@ arshadshk/Position-Prediction-Pretraining (14795d5). Crop and flip are MAE's.
 of them out of the context; batch 256, and 2000 epochs. Its encoder is a ViT-S, here a ViT-Tiny as for MAE.
 
 **Differences**: DeiT's RandAugment, random erasing, drop path and average of weights are left out, whether or not the
-authors pretrained with them.
+authors pretrained with them. A class token, which no loss reads, is not the feature: the mean of the patches is.
 """
 
 from functools import partial

@@ -14,6 +14,7 @@ batch 256, 1000 epochs, crops of (0.08, 1); a decoder of 2 blocks of width 256.
 
 **Differences**: a patch is as large as the encoder's map wants it: a quarter of 112 px has 4 places along a side with a
 stride of 32, so that the image has 8 and its patches 28 px. Batch norm is over all processes.
+A ViT's class token, which no loss reads, is not the feature: the mean of the patches is.
 """
 
 from functools import partial

@@ -17,7 +17,8 @@ AvgDist). Patches of 4 px for the ViT, 2 for Swin, batch 512, else as above.
 **Differences**: the code trains Swin at 192 px with windows of 6 patches and fine-tunes it at 224 with windows of 7;
 here windows follow the size, so that they divide the map. The warm-up begins at one update's share of the peak, in the
 code at 5e-7 x batch / 512. The paper's ViT is timm's ``beit_base_patch16_224`` with other options; any other BEiT or
-Swin of timm's, or plain vision transformer, will do.
+Swin of timm's, or plain vision transformer, will do. A ViT's class token, which no loss reads, is not the feature: the
+mean of the patches is.
 """
 
 import math
