@@ -4,7 +4,7 @@ export SELFSIGHT_DATA ?= ../shared/data
 
 BENCHMARKS := views files losses step knn embedding growth world_speed attention convolution
 
-.PHONY: demo test fast lint bench bench-long docs clean
+.PHONY: demo test fast trust lint bench bench-long docs clean
 
 # torch and torchvision come first and together: alone, a later resolver might pair builds that do not match
 .venv/ready: pyproject.toml constraints.txt
@@ -21,7 +21,11 @@ test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 fast: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not trust"
+
+# kills, broken files, many processes: what is promised, how often it was tried, how often it held
+trust: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "trust or not trust" tests/trust
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
