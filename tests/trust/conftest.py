@@ -1,6 +1,7 @@
 """Promises are counted: each test says what is promised and what became of every case; the run ends with a table."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from promises import Promises
@@ -11,7 +12,7 @@ _counted: dict[str, list[int]] = {}
 
 @pytest.fixture
 def promise(request: pytest.FixtureRequest) -> Iterator[Promises]:
-    """``promise("a run ends as …")(held, "case")`` counts a case; the test fails where one was broken, or none tried."""
+    """``promise("a run ends as …")(held, "case")`` counts a case; the test fails where one broke, or none was tried."""
     promises = Promises()
     yield promises
     for what, one in promises.made.items():
@@ -26,7 +27,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "teardown":
         for name, value in report.user_properties:
             if name == PROPERTY:
-                what, tried, held = value
+                what, tried, held = cast(list[Any], value)
                 sums = _counted.setdefault(what, [0, 0])
                 sums[0] += tried
                 sums[1] += held
