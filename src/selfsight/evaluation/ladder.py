@@ -60,8 +60,11 @@ GRID: Mapping[str, Any] = {"patch": 16, "stride": 8, "width": 128, "depth": 2}
 OWN: Mapping[str, Mapping[str, Any]] = {
     "adco": {"negatives": 1000},  # of 4096 most are no image's nearest after so few updates, and get no gradient
     "byol": {"momentum": 0.97},  # its paper's for the shortest training, 40 epochs
+    "colorization": {"decoder_width": 64, "lr": 2e-3},
+    "context_encoder": {"filters": 32, "lr": 1e-3},
     "cpc": {**GRID, "steps": 2, "skip": 0},
     "cpc_v2": {**GRID, "nearest": 1, "farthest": 2},
+    "exemplar": {"surrogates": 2000, "smallest": 0.6, "largest": 0.8, "lr": 2e-3},  # objects fill these images
     "moco_v2": {"symmetric": False, "queue": 4000},  # as in its paper; the queue of the official CIFAR-10 notebook
     "moco_v3": {"hidden": 1024},  # heads of the encoder's cost, here and below
     "nce": {"negatives": 1024},  # a tenth of the images
