@@ -67,6 +67,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "cpc_v2": {**GRID, "nearest": 1, "farthest": 2},
     "deepmim": {"decoder_depth": 1},
     "exemplar": {"surrogates": 2000, "smallest": 0.6, "largest": 0.8, "lr": 2e-3},  # objects fill these images
+    "mae": {"decoder_depth": 1},
     "moco_v2": {"symmetric": False, "queue": 4000},  # as in its paper; the queue of the official CIFAR-10 notebook
     "moco_v3": {"hidden": 1024},  # heads of the encoder's cost, here and below
     "nce": {"negatives": 1024},  # a tenth of the images
