@@ -31,7 +31,6 @@ from selfsight.evaluation.table import percent, show_table
 from selfsight.recipes import catalogue
 from selfsight.views.pipelines import plain_view
 
-SIZE = 32
 CONVOLUTIONAL: Mapping[str, Any] = {"backbone": "tiny_cnn"}
 TRANSFORMER: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224", "patch_size": 4}
 """The encoder of the methods that work with nothing but tokens."""
@@ -83,7 +82,6 @@ AS_PUBLISHED = ("rotation",)
 """Methods whose own optimiser, SGD at 0.1, is made for short trainings already."""
 
 FIXED: Mapping[str, Any] = {
-    "image_size": SIZE,
     "device": "cpu",
     "workers": 0,
     "probe_every": 0,
@@ -112,6 +110,7 @@ class Rules:
     temperature: float = 0.07
     labels: float = 0.0
     """The share of them that fine-tuning has, too; 0 for none."""
+    image_size: int = 32
 
 
 def ladder(
@@ -124,6 +123,7 @@ def ladder(
     threads: int = 1,
     seed: int = 0,
     labels: float = 0.0,
+    image_size: int = 32,
     runs: Path = Path("runs/ladder"),
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     train: Train | None = None,
@@ -134,20 +134,27 @@ def ladder(
     Args:
         methods: recipes by name, all that train an encoder by default; what ``out`` already holds by the same rules is
             not measured again. Several calls with different methods may run at once and share ``out``.
-        data: images with labels, of 32 px or the world; train and test as in ``evaluate``.
+        data: images with labels; train and test as in ``evaluate``.
         out: the JSON file of the results.
         samples: training images, a keyed subset; of the test images at most as many.
         cpu_minutes: of the training, summed over threads: 12 are six minutes on two cores.
         threads: of the training and of the scoring. One wastes no CPU time on waiting for another.
         seed: of the subset, the training and the random encoders.
         labels: the share of them on which all weights are fine-tuned, too (masked methods); 0 for none.
+        image_size: their side in pixels.
         runs: where the runs are kept, one folder a method.
         overrides: flags of single methods that differ from their recipe; they are saved with the result.
         train: ``selfsight.pretrain``, or a stand-in for tests.
         say: where progress is told.
     """
     rules = Rules(
-        data=Path(data).name, samples=samples, cpu_minutes=cpu_minutes, threads=threads, seed=seed, labels=labels
+        data=Path(data).name,
+        samples=samples,
+        cpu_minutes=cpu_minutes,
+        threads=threads,
+        seed=seed,
+        labels=labels,
+        image_size=image_size,
     )
     names = list(methods) if methods else [name for name, card in catalogue.cards().items() if not card.yields]
     for name in names:
@@ -156,11 +163,11 @@ def ladder(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        pair = open_splits(data, image_size=SIZE, limit=samples, seed=seed)
+        pair = open_splits(data, image_size=image_size, limit=samples, seed=seed)
         about = labelled(pair, "the ladder")
         results["data"] = about.facts()
         how = Settings(seed=seed, place=Place(cache_dir=cache_folder()))
-        flags = {"data": data, "limit": samples, "seed": seed, "threads": threads}
+        flags = {"data": data, "image_size": image_size, "limit": samples, "seed": seed, "threads": threads}
         for name in names:
             _add_baselines(results, rules, about, baseline_of(name), how)
             if "linear" in results["methods"].get(name, {}):
@@ -276,8 +283,8 @@ def _add_baselines(
     options = dict(encoder)
     backbone, name = options.pop("backbone"), called(encoder)
     if name not in known:
-        plain = plain_view(SIZE, None)
-        built = build_encoder(backbone, image_size=SIZE, **options)
+        plain = plain_view(rules.image_size, None)
+        built = build_encoder(backbone, image_size=rules.image_size, **options)
         other = random_encoder(built, data.train, plain, seed=how.seed, place=how.place)
         known[name] = _scores(Contender(name="scratch", encoder=other, plain=plain), rules, data, how)
 
@@ -287,11 +294,9 @@ def _opened(out: Path, rules: Rules) -> dict[str, Any]:
     if not out.exists():
         return {"rules": asdict(rules), "baselines": {}, "methods": {}}
     results = json.loads(out.read_text(encoding="utf-8"))
-    differing = [
-        f"{key} {results['rules'].get(key, 'unset')} -> {v}"
-        for key, v in asdict(rules).items()
-        if results["rules"].get(key, 0.0) != v
-    ]
+    since = {"labels": 0.0, "image_size": 32}  # rules that older files do not name
+    known = since | results["rules"]
+    differing = [f"{key} {known.get(key)} -> {v}" for key, v in asdict(rules).items() if known.get(key) != v]
     if differing:
         raise UserError(f"{out} was measured by other rules ({', '.join(differing)}); give another --out or delete it")
     return results
