@@ -134,7 +134,7 @@ def evaluate(
     Args:
         run: the run's folder.
         data: labelled images. Default: the run's own.
-        protocol: of knn, linear, linear-sgd, layerwise, finetune, quality; several with commas.
+        protocol: of knn, linear, linear-sgd, layerwise, finetune, quality, pretext; several with commas.
         limit: use only so many images of each split, by key.
         k: neighbours that vote in knn.
         temperature: of their votes.

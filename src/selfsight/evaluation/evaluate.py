@@ -20,6 +20,7 @@ from selfsight.errors import UserError, unknown
 from selfsight.evaluation.baselines import PIXEL_VIEW, RawPixels, fresh, random_encoder
 from selfsight.evaluation.features import Precision
 from selfsight.evaluation.linear_sgd import Paper
+from selfsight.evaluation.pretext import pretext
 from selfsight.evaluation.processes import processes
 from selfsight.evaluation.protocols import ALIASES, LAYER, MEASURES, Contender, Finding, Settings, label_free
 from selfsight.evaluation.stream import Place
@@ -27,6 +28,8 @@ from selfsight.evaluation.subject import LabelledData, Subject, channels_of, lab
 from selfsight.evaluation.table import percent, show_table
 from selfsight.views.protocol import Views
 
+LABEL_FREE = ("quality", "pretext")
+"""The protocols that need no labels."""
 NAMES = {
     "trained": "trained",
     "random": "random encoder",
@@ -65,7 +68,7 @@ def evaluate(
         data: as for pretraining; the run's own by default. Train is compared with test.
         protocols: ``knn``, ``linear`` (short for ``linear-lbfgs``), ``linear-sgd``, ``finetune`` (short for
             ``finetune-1``, ``finetune-10`` and ``finetune-100``, per cent of the labels), ``layerwise`` (a probe behind
-            each stage), ``quality`` (no labels).
+            each stage), ``quality`` (no labels), ``pretext`` (a run's own task on held-out images; no labels).
         limit: a keyed random subset of so many images.
         labels: a CSV of path,label.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -118,7 +121,7 @@ def resolve_protocols(protocols: Iterable[str]) -> list[str]:
     >>> resolve_protocols(["linear", "knn", "linear-lbfgs"])
     ['linear-lbfgs', 'knn']
     """
-    known = [*MEASURES, *ALIASES, "quality"]
+    known = [*MEASURES, *ALIASES, *LABEL_FREE]
     names: dict[str, None] = {}
     for name in protocols:
         if name not in known:
@@ -133,11 +136,11 @@ def measure(
     subject: Subject, pair: tuple[Source, Source], names: Sequence[str], how: Settings
 ) -> dict[str, dict[str, Any]]:
     """Every protocol's result; one contender's features are in memory at a time."""
-    scored = [name for name in names if name != "quality"]
+    scored = [name for name in names if name not in LABEL_FREE]
     data = labelled(pair, scored[0]) if scored else None
     findings: dict[str, dict[str, Finding]] = {name: {} for name in names}
     seconds = dict.fromkeys(names, 0.0)
-    for who, its_names in _contenders(subject, pair[0], names, how):
+    for who, its_names in _contenders(subject, pair[0], [name for name in names if name != "pretext"], how):
         for name in its_names:
             start = time.perf_counter()
             if name == "quality":
@@ -150,18 +153,29 @@ def measure(
         "labels": data.facts() if data else {},
         "none": {"name": pair[0].name, "train": len(pair[0]), "fingerprint": pair[0].fingerprint},
     }
+    if "pretext" in names:
+        start = time.perf_counter()
+        its_task = own_task(subject, pair, how)
+        seconds["pretext"] = time.perf_counter() - start
     return {
         name: {
             "protocol": name,
             **subject.facts(),
-            **_numbers(name, findings[name], subject, how),
-            "data": measured_on["none" if name == "quality" else "labels"],
+            **(its_task if name == "pretext" else _numbers(name, findings[name], subject, how)),
+            "data": measured_on["none" if name in LABEL_FREE else "labels"],
             "seed": how.seed,
             "selfsight": version("selfsight"),
             "seconds": round(seconds[name], 2),
         }
         for name in names
     }
+
+
+def own_task(subject: Subject, pair: tuple[Source, Source], how: Settings) -> dict[str, Any]:
+    """The method's own numbers on test and on train, and those of its start on test."""
+    if subject.run is None:
+        raise UserError("--protocol pretext measures a method at its own task; give the run, not its encoder")
+    return {"task": pretext(subject.run, *pair, which=subject.which, seed=how.seed, place=how.place)}
 
 
 def _contenders(
@@ -236,6 +250,10 @@ def show(results: dict[str, dict[str, Any]]) -> None:
             whose = {who: numbers for who, numbers in whose.items() if layers[0] in numbers}
             rows = [[key, *(percent(numbers[key]) for numbers in whose.values())] for key in layers]
             show_table("", ["top-1 behind", *(NAMES[who] for who in whose)], rows)
+    if "pretext" in results:
+        whose = {who: numbers for who, numbers in results["pretext"]["task"].items() if who != "settings"}
+        rows = [[key, *(_number(numbers[key]) for numbers in whose.values())] for key in whose["trained"]]
+        show_table("", ["its own task", "held-out images", "training images", "held-out, untrained"], rows)
     if "quality" in results:
         found = results["quality"]["quality"]
         columns = ["label-free quality", *(NAMES[who] for who in found)]
