@@ -1,4 +1,4 @@
-"""What a tokenizer keeps of held-out images: the error of its painting, and the codes in use; writes results/tokenizer.json.
+"""What a tokenizer keeps of held-out images: its painting's error and the codes in use; writes results/tokenizer.json.
 
 selfsight pretrain dvae --data CIFAR --image-size 32 --limit 10000 --out runs/dvae
 python benchmarks/tokenizer.py runs/dvae --data CIFAR
@@ -8,6 +8,7 @@ import argparse
 import datetime
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,17 +37,18 @@ def main() -> None:
     train, test = open_pair(subject, flags.data, limit=None, labels=None, seed=0)
     task = pretext(run, train, test, which="last", seed=0, place=Place(cache_dir=cache_folder()))
     some = np.stack([np.asarray(test.read(i), np.float32) / 255 for i in range(min(1000, len(test)))])
-    method = run.assembly.recipe.method
+    method: Any = run.assembly.recipe.method
+    about, images = run.settings["resolved"], task["settings"]["images"]
     row = {
         "encoder": subject.facts()["encoder"],
         "codes": method.head.codes,
-        "updates": run.settings["resolved"]["steps"],
+        "updates": about["epochs"] * (run.settings["data"]["samples"] // about["batch_size"]),
         "variance": float(some.var(axis=(0, 2, 3)).mean()),
         "task": task,
     }
     result = {
         "methods": {run.method: row},
-        "data": f"{test.name}, {task['settings']['images']:,} images of its test split at {run.image_size} px",
+        "data": f"{test.name}: {images:,} images at {run.image_size} px",
         "seed": 0,
         "machine": {"processor": cpu_name(), "threads": flags.threads},
         "versions": versions(),
