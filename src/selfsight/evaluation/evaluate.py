@@ -23,6 +23,7 @@ from selfsight.evaluation.linear_sgd import Paper
 from selfsight.evaluation.pretext import pretext
 from selfsight.evaluation.processes import processes
 from selfsight.evaluation.protocols import ALIASES, LAYER, MEASURES, Contender, Finding, Settings, label_free
+from selfsight.evaluation.regularisation import PARTS
 from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, Subject, channels_of, labelled, open_pair, open_subject
 from selfsight.evaluation.table import percent, show_table
@@ -56,6 +57,11 @@ def evaluate(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    layer_decay: float | None = None,
+    mixup: float | None = None,
+    cutmix: float | None = None,
+    smoothing: float | None = None,
+    drop_path: float | None = None,
     workers: int | None = 0,
     precision: Precision = "32",
     plain: Views[Images] | None = None,
@@ -67,8 +73,9 @@ def evaluate(
         run: a run's folder, or an encoder.
         data: as for pretraining; the run's own by default. Train is compared with test.
         protocols: ``knn``, ``linear`` (short for ``linear-lbfgs``), ``linear-sgd``, ``finetune`` (short for
-            ``finetune-1``, ``finetune-10`` and ``finetune-100``, per cent of the labels), ``layerwise`` (a probe behind
-            each stage), ``quality`` (no labels), ``pretext`` (a run's own task on held-out images; no labels).
+            ``finetune-1``, ``finetune-10`` and ``finetune-100``, per cent of the labels), ``attentive`` (a probe that
+            attends to the patches), ``layerwise`` (a probe behind each stage), ``quality`` (no labels),
+            ``pretext`` (a run's own task on held-out images; no labels).
         limit: a keyed random subset of so many images.
         labels: a CSV of path,label.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -78,8 +85,11 @@ def evaluate(
         head_layers: so many layers of the run's head count as part of the encoder, for every protocol (SimCLR v2
             fine-tunes with the first); the results are saved as ``PROTOCOL-head1.json``.
         paper: whose linear probe ``linear-sgd`` is; ``mae`` for masked image models, else ``moco``.
-        epochs, batch_size, lr: of ``linear-sgd``, ``layerwise`` and ``finetune``; the papers' by default, and saved
-            either way.
+        epochs, batch_size, lr: of ``linear-sgd``, ``attentive``, ``layerwise`` and ``finetune``; the papers' by
+            default, and saved either way.
+        layer_decay: of ``finetune``: each layer's rate, as a share of the next one's.
+        mixup, cutmix, smoothing, drop_path: of ``finetune``, 0 for none; by default MAE's for a transformer on all
+            labels, else none. They are saved either way.
         workers: processes that decode large images; None takes as many as the machine has cores to spare.
         precision: ``32``, or ``bf16`` for the encoder's forward pass.
         plain: the evaluation view; the recipe's by default.
@@ -90,6 +100,7 @@ def evaluate(
         ``quality`` the readings, with settings, data fingerprints, seed and version.
     """
     names = resolve_protocols(protocols)
+    parts = mixup, cutmix, smoothing, drop_path
     subject = open_subject(run, plain=plain, which=which, head_layers=head_layers)
     with processes(device) as where:
         helpers = default_workers(distributed.world_size()) if workers is None else workers
@@ -104,6 +115,8 @@ def evaluate(
             seed=seed,
             precision=precision,
             place=place,
+            layer_decay=layer_decay,
+            regularisation={name: value for name, value in zip(PARTS, parts, strict=True) if value is not None},
         )
         pair = open_pair(subject, data, limit=limit, labels=labels, seed=seed)
         results = measure(subject, pair, names, how)
@@ -203,7 +216,7 @@ def _numbers(name: str, found: Mapping[str, Finding], subject: Subject, how: Set
     own = found["trained"].settings
     described = getattr(subject.plain, "describe", None)
     view = described() if described else type(subject.plain).__name__
-    settings = {**own, "feature": "pooled", "view": view, "precision": how.precision}
+    settings = {"feature": "pooled", **own, "view": view, "precision": how.precision}
     if name == "quality":
         return {"settings": settings, "quality": {who: dict(finding.numbers) for who, finding in found.items()}}
     baselines = {
@@ -262,7 +275,8 @@ def show(results: dict[str, dict[str, Any]]) -> None:
 
 
 def _short(settings: dict[str, Any]) -> str:
-    left_out = ("feature", "view", "precision", "lambda_from", "fraction")
+    left_out = {"feature", "view", "precision", "lambda_from", "fraction"}
+    left_out |= {name for name in PARTS if settings.get(name) == 0}
     return ", ".join(f"{key} {_number(value)}" for key, value in settings.items() if key not in left_out)
 
 
