@@ -11,7 +11,7 @@ from selfsight import evaluate, pretrain
 from selfsight.data.splits import limited
 from selfsight.engine.run import OpenRun, open_run
 from selfsight.errors import UserError
-from selfsight.evaluation.pretext import task
+from selfsight.evaluation.pretext import last_update, task
 from selfsight.evaluation.stream import Place
 
 QUICK = {
@@ -44,8 +44,8 @@ def test_it_is_the_mean_of_the_methods_own_steps(turned: OpenRun) -> None:
     """Over whole batches, in evaluation mode, and without a change to the method."""
     recipe, test = turned.recipe(), limited(turned.source("train"), 64, seed=0)
     before = {name: value.clone() for name, value in recipe.method.state_dict().items()}
-    whole = task(recipe, test, batch=64, seed=3, place=Place())
-    half = task(recipe, test, batch=32, seed=3, place=Place())
+    whole = task(recipe, test, clock=last_update(turned), batch=64, seed=3, place=Place())
+    half = task(recipe, test, clock=last_update(turned), batch=32, seed=3, place=Place())
     assert half["loss"] == pytest.approx(whole["loss"], rel=1e-5)  # batch norm would differ if it looked at the batch
     assert all(torch.equal(value, before[name]) for name, value in recipe.method.state_dict().items())
 

@@ -23,7 +23,6 @@ from torch import nn
 
 from selfsight.batches import Images
 from selfsight.data.cache import cache_folder
-from selfsight.data.loader import Loader
 from selfsight.data.opening import open_splits
 from selfsight.data.protocol import Source
 from selfsight.data.splits import limited
@@ -34,8 +33,9 @@ from selfsight.engine.run import OpenRun, versions
 from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation.baselines import PIXEL_VIEW, RawPixels, fresh, random_encoder
 from selfsight.evaluation.evaluate import resolve_protocols
+from selfsight.evaluation.pretext import last_update, task
 from selfsight.evaluation.protocols import MEASURES, Contender, Settings
-from selfsight.evaluation.stream import Place, moved
+from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, labelled, open_subject
 from selfsight.evaluation.table import percent, show_table
 from selfsight.method import Clock
@@ -145,30 +145,10 @@ def pretraining_loss(run: OpenRun, source: Source, *, clock: Clock, batch: int, 
 
     The batch is the training's, or all images where there are fewer; a last one that is not full is left out.
     """
-    recipe = run.recipe()
-    method = recipe.method.to(place.device).eval()
-    loader = Loader(
-        source,
-        recipe.views,
-        batch_size=min(batch, len(source)),
-        seed=seed,
-        workers=place.workers,
-        cache_dir=place.cache_dir,
-    )
-    total, steps = 0.0, loader.steps_per_epoch
     try:
-        for micro in loader.stream(0, steps):
-            views = recipe.views
-            seen = views.render(moved(micro.images, place.device), views.plan(micro.key), micro.key)
-            with torch.no_grad():
-                step = method.step(seen, clock)
-                total += next(step).loss.item()
-                step.close()  # what follows the loss, memories and targets, is not for this
+        return task(run.recipe(), source, clock=clock, batch=batch, seed=seed, place=place)["loss"]
     except ValueError as error:  # a tokenizer or a guide that an opened run is without
         raise UserError(f"{run.path}: the loss cannot be measured: {error}") from error
-    finally:
-        loader.close()
-    return total / steps
 
 
 def _flags(rules: Rules, size: str, device: str) -> dict[str, Any]:
@@ -216,12 +196,9 @@ def _trained(go: Train, folder: Path, rules: Rules, fraction: float, whole: int)
 def _losses(run: OpenRun, test: Source, rules: Rules, place: Place) -> dict[str, Any]:
     """The losses at the end of the training: of as many images that it has seen as of others."""
     train = limited(run.trained_on(), rules.held, seed=rules.seed)
-    resolved = run.settings["resolved"]
-    epochs, batch = resolved["epochs"], resolved["batch_size"]
-    updates = epochs * max(run.settings["data"]["samples"] // batch, 1)
-    end = Clock(step=updates - 1, steps=updates, epoch=epochs - 1, epochs=epochs)
+    batch = run.settings["resolved"]["batch_size"]
     # another seed than the training's: crops and masks that it has not met
-    how: dict[str, Any] = {"clock": end, "batch": batch, "seed": rules.seed + 1, "place": place}
+    how: dict[str, Any] = {"clock": last_update(run), "batch": batch, "seed": rules.seed + 1, "place": place}
     held = limited(test, rules.held, seed=rules.seed)
     return {"loss": pretraining_loss(run, train, **how), "held_out_loss": pretraining_loss(run, held, **how)}
 
