@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from selfsight.cli import evaluate
 from selfsight.flags import Flags
 from selfsight.pipelines.simclr_v2 import simclr_v2
 from selfsight.recipes.catalogue import UNMEASURED, cards, hyper_parameters, listed, stages
@@ -142,8 +143,10 @@ COMMAND_FLAGS = {
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_flags_in_the_text_exist(path):
     own = [name for stage in stages() for name in hyper_parameters(stage)]
-    names = [*Flags.__dataclass_fields__, *own, *inspect.signature(simclr_v2).parameters]
-    known = {name.replace("_", "-") for name in names} | COMMAND_FLAGS
+    functions = [*inspect.signature(simclr_v2).parameters, *inspect.signature(evaluate).parameters]
+    known = {name.replace("_", "-") for name in (*Flags.__dataclass_fields__, *own, *functions)} | COMMAND_FLAGS
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'add_argument\("--([a-z-]+)"', script.read_text(encoding="utf-8")))
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")):
         assert flag in known, f"{path.name} names --{flag}"
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 
 from selfsight.data.protocol import Source
 from selfsight.data.world import World
+from selfsight.engine.run import OpenRun
 from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation import scaling as module
 from selfsight.evaluation.protocols import Finding
@@ -22,11 +22,22 @@ from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import Subject
 from selfsight.keyed import Key
 from selfsight.method import Clock
-from selfsight.report.scaling import panels
+from selfsight.report.scaling import panels, write_pictures
 from selfsight.views.pipelines import plain_view
 
 Make = Callable[..., Source]
 NOW = Clock(step=9, steps=10, epoch=1, epochs=2)
+
+
+class Trained(OpenRun):
+    """What a stand-in for pretraining returns."""
+
+    def __init__(self, images: int, *, stopped: bool) -> None:
+        self.images, self.stopped = images, stopped
+
+    @property
+    def finished(self) -> bool:
+        return not self.stopped
 
 
 @pytest.fixture
@@ -41,12 +52,16 @@ def grow(encoder, pictures: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         module, "_losses", lambda run, *_: {"loss": 0.4 + 1 / run.images, "held_out_loss": 0.4 + 2 / run.images}
     )
 
-    def run(calls: list[dict[str, Any]], *, fails: str = "", stopped: bool = False, **given: Any) -> dict[str, Any]:
+    def run(
+        calls: list[dict[str, Any]], *, fails: str = "", stopped: bool = False, drawn: bool = False, **given: Any
+    ) -> dict[str, Any]:
+        monkeypatch.setattr(module, "write_pictures", write_pictures if drawn else lambda results, out: None)
+
         def train(name: str, **flags: Any) -> Any:
             calls.append({"name": name, **flags})
             if flags["backbone"] == fails:
                 raise TrainingError("loss is not finite")
-            return SimpleNamespace(finished=not stopped, images=flags["limit"])
+            return Trained(flags["limit"], stopped=stopped)
 
         rules = Rules(
             **{"data": "any", "updates": 20, "batch_size": 16, "protocols": ("knn",), **given.pop("rules", {})}
@@ -137,7 +152,7 @@ def test_wrong_calls_are_refused_before_any_training(grow) -> None:
 
 
 def test_the_pictures_show_every_point(grow, tmp_path: Path) -> None:
-    results = grow([])
+    results = grow([], drawn=True)
     drawn = dict[str, Any]()
     for _, panel in panels(results):
         drawn[panel.title] = {line.name: (list(line.x), list(line.y)) for line in panel.lines}
@@ -157,7 +172,7 @@ def test_the_pictures_show_every_point(grow, tmp_path: Path) -> None:
 
 
 def test_a_results_file_without_a_point_is_drawn_too(grow, tmp_path: Path) -> None:
-    grow([], fails="small", sizes=["small"])
+    grow([], fails="small", sizes=["small"], fractions=[1.0], drawn=True)
     assert (tmp_path / "scaling.png").exists()
 
 
@@ -169,15 +184,13 @@ def test_the_table_says_both_losses(grow, capsys: pytest.CaptureFixture[str]) ->
     assert any(line.startswith("raw pixels") for line in lines)
 
 
-class Opened:
+class Opened(OpenRun):
     """A run that was opened."""
 
-    path = Path("run")
-
     def __init__(self, recipe: Any) -> None:
-        self.made = recipe
+        self.path, self.made = Path("run"), recipe
 
-    def recipe(self) -> Any:
+    def recipe(self, which: str = "last") -> Any:
         return self.made
 
 
@@ -186,9 +199,9 @@ def test_the_loss_is_the_methods_own_and_changes_nothing() -> None:
     recipe.method.train()
     kept = {name: value.clone() for name, value in recipe.method.state_dict().items()}
     source, how = World(40, size=32, split="test"), {"clock": NOW, "batch": 16, "seed": 7, "place": Place()}
-    found = pretraining_loss(Opened(recipe), source, **how)  # type: ignore[arg-type]
-    assert found == pretraining_loss(Opened(recipe), source, **how)  # type: ignore[arg-type]
-    other = pretraining_loss(Opened(recipe), source, **{**how, "seed": 8})  # type: ignore[arg-type]
+    found = pretraining_loss(Opened(recipe), source, **how)
+    assert found == pretraining_loss(Opened(recipe), source, **how)
+    other = pretraining_loss(Opened(recipe), source, **{**how, "seed": 8})
     assert other != found  # other masks
     assert all(torch.equal(value, kept[name]) for name, value in recipe.method.state_dict().items())
     assert all(p.grad is None for p in recipe.method.parameters())
@@ -197,7 +210,7 @@ def test_the_loss_is_the_methods_own_and_changes_nothing() -> None:
 def test_the_loss_is_the_mean_over_whole_batches() -> None:
     recipe = rig.build("mae")
     source = World(16, size=32, split="test")
-    found = pretraining_loss(Opened(recipe), source, clock=NOW, batch=64, seed=7, place=Place())  # type: ignore[arg-type]
+    found = pretraining_loss(Opened(recipe), source, clock=NOW, batch=64, seed=7, place=Place())
     images = torch.from_numpy(np.stack([np.asarray(x) for x in source.read_many(np.arange(16))]))
     key = Key(7, torch.zeros(16, dtype=torch.long), torch.arange(16))
     with torch.no_grad():
@@ -209,11 +222,11 @@ def test_a_method_without_its_tokenizer_is_refused_in_one_line() -> None:
     recipe = rig.build("beit")
     recipe.method._tokenizer = (None,)  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="run: the loss cannot be measured: this run was opened without its tokenizer"):
-        pretraining_loss(Opened(recipe), World(8, size=32), clock=NOW, batch=8, seed=0, place=Place())  # type: ignore[arg-type]
+        pretraining_loss(Opened(recipe), World(8, size=32, split="test"), clock=NOW, batch=8, seed=0, place=Place())
 
 
 @pytest.mark.slow
-def test_real_trainings_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_trainings_are_measured_once(tmp_path: Path) -> None:
     rules = Rules(data="world:64", updates=4, batch_size=16, held=32, protocols=("knn",), flags={"threads": 1})
     how: dict[str, Any] = {"out": tmp_path, "sizes": ["test_vit"], "fractions": [0.5, 1.0], "say": lambda text: None}
     results = scaling(rules, **how)
@@ -225,6 +238,5 @@ def test_real_trainings_are_measured_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(0 < p["loss"] < 3 and 0 < p["held_out_loss"] < 3 for p in points.values())
     assert all(p["loss"] != p["held_out_loss"] for p in points.values())
     (tmp_path / "scaling.json").unlink()  # the trainings are done all the same
-    monkeypatch.setattr(module, "_pretrain", lambda: pytest.fail("trained again"))
-    again = scaling(rules, **how)["points"]
+    again = scaling(rules, train=lambda *_, **flags: pytest.fail("trained again"), **how)["points"]
     assert [(p["loss"], p["accuracy"]) for p in again.values()] == [(p["loss"], p["accuracy"]) for p in points.values()]
