@@ -151,13 +151,14 @@ def test_with_labels_the_encoder_is_fine_tuned_beside_one_from_scratch(climb, mo
         return measure
 
     monkeypatch.setattr(module, "finetune_on", on)
-    results = climb(["mae"], [], labels=0.2)
+    results = climb(["mae"], [], labels=0.2, tests=10, precision="bf16")
+    assert results["data"]["test"] == 10
     epochs = module.TUNED["epochs"]
     assert told == [("scratch", 0.2, epochs), ("trained", 0.2, epochs)]
     assert results["methods"]["mae"]["finetuned"] == 0.6
     assert results["baselines"]["vit_tiny_patch16_224"]["finetuned"] == 0.4
     assert "finetuned" not in results["baselines"]["pixels"]
-    with pytest.raises(UserError, match=r"measured by other rules \(labels 0.2 -> 0.0\)"):
+    with pytest.raises(UserError, match=r"labels 0.2 -> 0.0, tests 10 -> 10000, precision bf16 -> 32\)"):
         climb(["simmim"], [])
 
 

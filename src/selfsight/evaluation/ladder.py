@@ -17,6 +17,7 @@ import torch
 
 from selfsight.data.cache import cache_folder
 from selfsight.data.opening import open_splits
+from selfsight.data.splits import limited
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.protocol import Encoder
 from selfsight.engine.checkpoint import write_atomically
@@ -24,6 +25,7 @@ from selfsight.engine.machine import cpu_name
 from selfsight.engine.run import OpenRun, versions
 from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation.baselines import PIXEL_VIEW, RawPixels, random_encoder
+from selfsight.evaluation.features import Precision
 from selfsight.evaluation.protocols import Contender, Settings, finetune_on, knn, linear_by_lbfgs
 from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, labelled, open_subject
@@ -111,6 +113,10 @@ class Rules:
     labels: float = 0.0
     """The share of them that fine-tuning has, too; 0 for none."""
     image_size: int = 32
+    tests: int = 10_000
+    """Test images at most."""
+    precision: Precision = "32"
+    """Of the scoring's forward passes; trainings take what the machine is quick in."""
 
 
 def ladder(
@@ -124,6 +130,8 @@ def ladder(
     seed: int = 0,
     labels: float = 0.0,
     image_size: int = 32,
+    tests: int = 10_000,
+    precision: Precision = "32",
     runs: Path = Path("runs/ladder"),
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     train: Train | None = None,
@@ -142,6 +150,8 @@ def ladder(
         seed: of the subset, the training and the random encoders.
         labels: the share of them on which all weights are fine-tuned, too (masked methods); 0 for none.
         image_size: their side in pixels.
+        tests: test images at most.
+        precision: of the scoring's forward passes, ``32`` or ``bf16``.
         runs: where the runs are kept, one folder a method.
         overrides: flags of single methods that differ from their recipe; they are saved with the result.
         train: ``selfsight.pretrain``, or a stand-in for tests.
@@ -155,6 +165,8 @@ def ladder(
         seed=seed,
         labels=labels,
         image_size=image_size,
+        tests=tests,
+        precision=precision,
     )
     names = list(methods) if methods else [name for name, card in catalogue.cards().items() if not card.yields]
     for name in names:
@@ -163,10 +175,11 @@ def ladder(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        pair = open_splits(data, image_size=image_size, limit=samples, seed=seed)
+        train, test = open_splits(data, image_size=image_size, limit=samples, seed=seed)
+        pair = train, limited(test, tests, seed=seed)
         about = labelled(pair, "the ladder")
         results["data"] = about.facts()
-        how = Settings(seed=seed, place=Place(cache_dir=cache_folder()))
+        how = Settings(seed=seed, precision=precision, place=Place(cache_dir=cache_folder()))
         flags = {"data": data, "image_size": image_size, "limit": samples, "seed": seed, "threads": threads}
         for name in names:
             _add_baselines(results, rules, about, baseline_of(name), how)
@@ -294,7 +307,7 @@ def _opened(out: Path, rules: Rules) -> dict[str, Any]:
     if not out.exists():
         return {"rules": asdict(rules), "baselines": {}, "methods": {}}
     results = json.loads(out.read_text(encoding="utf-8"))
-    since = {"labels": 0.0, "image_size": 32}  # rules that older files do not name
+    since = {"labels": 0.0, "image_size": 32, "tests": 10_000, "precision": "32"}  # rules that older files do not name
     known = since | results["rules"]
     differing = [f"{key} {known.get(key)} -> {v}" for key, v in asdict(rules).items() if known.get(key) != v]
     if differing:
