@@ -175,8 +175,8 @@ def ladder(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        train, test = open_splits(data, image_size=image_size, limit=samples, seed=seed)
-        pair = train, limited(test, tests, seed=seed)
+        learnt, held = open_splits(data, image_size=image_size, limit=samples, seed=seed)
+        pair = learnt, limited(held, tests, seed=seed)
         about = labelled(pair, "the ladder")
         results["data"] = about.facts()
         how = Settings(seed=seed, precision=precision, place=Place(cache_dir=cache_folder()))
