@@ -35,7 +35,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     selfsight.pretrain("simclr", **QUICK, out=out, report=False, logger="none")
     (out / "evaluation").mkdir()
     scores = {"top1": 0.5, "top5": 0.9, "per_class": 0.5, "samples": 10}
-    facts = {"protocol": "knn", "scores": scores, "baselines": {"pixels": scores}, "settings": {"k": 20}, "data": {}}
+    facts = {
+        "protocol": "knn",
+        "encoder": "last",
+        "scores": scores,
+        "baselines": {"pixels": scores},
+        "settings": {"k": 20},
+        "data": {},
+    }
     (out / "evaluation" / "knn.json").write_text(json.dumps({**facts, "quality": {"trained": {"rank": 3.0}}}))
     return out
 

@@ -117,6 +117,7 @@ TAGS = (
     "{a: " * 30_000,
     "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nmethod: *c",
     "method: &a [*a]",
+    "format: 1\nmethod: simclr\nflags: {}\nresolved: &a {x: *a}",
     "\x00\xff",
     "2026-99-99",
     "? [a]\n: b",

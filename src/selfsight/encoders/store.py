@@ -145,5 +145,7 @@ def _rebuild(folder: Path, facts: Mapping[str, Any]) -> Backbone:
     shape = {"image_size": facts["image_size"], "channels": facts["channels"]}
     try:
         return build_encoder(facts["name"], **shape, **facts["options"])
-    except TypeError as error:
-        raise UserError(f"{folder / FACTS} has options that {facts['name']} does not take: {error}") from error
+    except (TypeError, RuntimeError, OverflowError) as error:
+        raise UserError(
+            f"{folder / FACTS} has what {facts['name']} does not take ({str(error).partition(chr(10))[0]})"
+        ) from error

@@ -92,6 +92,7 @@ def resumed_flags(
     if settings["method"] != method:
         raise UserError(f"{folder} is a run of {settings['method']}, not of {method}; choose another --out")
     before, now = settings["flags"], flags.plain()
+    check_settings(settings, folder / "run.yaml", whole=True)
     stored_flags(before, folder / "run.yaml")
     check_hyper(method, settings.get("hyper") or {}, folder / "run.yaml")
     differing = [

@@ -35,6 +35,7 @@ _SETTINGS: Mapping[str, Any] = {
     "hyper.pretext": dict,
 }
 """Of what kind a run.yaml's values are, where it has them, by their path in the file."""
+_MOST = 1_000_000
 _NEEDED = ("resolved.image_size", "data.name", "data.samples", "data.fingerprint")
 
 
@@ -42,9 +43,21 @@ def read_plain(path: Path, what: str) -> Any:
     """The values in a file of YAML, or of JSON by its ending; ``what`` it should be is said where it is not."""
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        return _finite(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as {what} ({type(error).__name__})") from None
+
+
+def _finite(values: Any) -> Any:
+    """``values`` where they end: YAML's names for values allow lists that hold themselves, or grow by each mention."""
+    stack, left = [values], _MOST
+    while stack:
+        left -= 1
+        if left < 0:
+            raise ValueError("its values never end")
+        one = stack.pop()
+        stack += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+    return values
 
 
 def check_settings(settings: Mapping[str, Any], path: Path, *, whole: bool = False) -> None:

@@ -131,6 +131,8 @@ def write_summary(folder: Path, stages: Sequence[Stage]) -> dict[str, Any]:
         if path.exists():
             found = read_plain(path, "an evaluation, delete it to measure again")
             kept = ("protocol", "encoder", "settings", "scores", "baselines", "data")
+            if not isinstance(found, dict) or not found.keys() >= {*kept}:
+                raise UserError(f"{path} is damaged; delete it, and the same command measures again")
             rows[stage.name] = {"what": stage.what, **{key: found[key] for key in kept}}
     summary = {"format": FORMAT, "stages": rows}
     write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
