@@ -10,7 +10,7 @@ from forked import Ended, Warm
 from PIL import Image
 
 RUN = (
-    "pretrain moco_v2 --image-size 16 --backbone tiny_cnn --batch-size 16 --queue 32 --epochs 3 --log-every 1 "
+    "pretrain moco_v2 --image-size 16 --backbone tiny_cnn --batch-size 16 --queue 32 --epochs 3 --log-every 2 "
     "--probe-every 1 --save-minutes 0.001 --precision 32 --threads 1 --workers 0 --logger none"
 ).split()
 
@@ -51,7 +51,7 @@ def goes_on(warm: Warm, words: list[str], out: Path, cache: Path, **conditions: 
     ended = warm.command([*words, "--resume"], cache=cache, **conditions)
     if ended.code == 2 and "it has no run.yaml" in ended.said:
         return warm.command(words, cache=cache, **conditions)
-    if ended.code == 2 and "start the run anew with --overwrite" in ended.said:
+    if ended.code == 2 and "there is no checkpoint" in ended.said:  # it died before the first
         return warm.command([*words, "--overwrite"], cache=cache, **conditions)
     return ended
 
