@@ -22,7 +22,7 @@ from selfsight.encoders.store import load_encoder
 from selfsight.engine import checkpoint
 from selfsight.engine.run import open_run
 from selfsight.errors import UserError
-from selfsight.pipelines.chain import write_summary
+from selfsight.pipelines.chain import Stage, write_summary
 from selfsight.report.gather import gather_content
 from selfsight.report.page import build_page
 
@@ -132,7 +132,7 @@ def test_any_one_value_spoilt(most: int, run: Path, promise: Promises) -> None:
         return build_page(gather_content(run))
 
     def summed() -> None:
-        stage: Any = type("Stage", (), {"name": run.name, "what": "it", "protocol": "knn"})
+        stage = Stage(name=run.name, what="it", protocol="knn", run=lambda *_: "done", measure=print)
         write_summary(run.parent, [stage])
 
     loads: list[tuple[str, Callable[[str], Any], Callable[[Any], str], Callable[[], Any], Any]] = [
@@ -180,7 +180,8 @@ def test_names_of_files_stay_text(warm: Warm, tmp_path: Path, promise: Promises)
     pages: list[set[tuple[str, ...]]] = []
     for which, (names, start) in enumerate([(("cat", "dog"), ""), (HOSTILE, "<svg onload=alert(4)>&quot;\u2028")]):
         folder = pictures(tmp_path / f"data{which}", names, start)
-        (folder / names[0] / f"{start}broken.png").write_bytes(b"no picture")
+        for k in range(8):  # some of them are held back for evaluation
+            (folder / names[k % 2] / f"{start}broken{k}.png").write_bytes(b"no picture")
         flags = [
             "--image-size",
             "32",

@@ -99,7 +99,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise UserError(f"{path} is not an encoder's: it holds a {type(facts).__name__}")
     for name, (kind, words) in _KINDS.items():
-        if not isinstance(facts.get(name), kind) or isinstance(facts.get(name), bool):
+        missing = name not in facts and name != CHECKSUM  # which earlier versions did not write
+        if missing or not isinstance(facts.get(name), kind) or isinstance(facts.get(name), bool):
             raise UserError(f"{path} is not an encoder's, or damaged: its {name} is no {words}; copy or export it anew")
     if asked := (_FETCHES & facts["options"].keys()) or {":"} & {*facts["name"]}:
         raise UserError(f"{path} asks for other files or the network ({', '.join(asked)}): no file of selfsight's does")

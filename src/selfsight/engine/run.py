@@ -51,7 +51,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     if settings["format"] > FORMAT:
         raise UserError(f"{path} was written by a newer selfsight (format {settings['format']}); upgrade selfsight")
     check_settings(settings, path)
-    return settings
+    return settings if settings.get("hyper", {}) is not None else {**settings, "hyper": {}}
 
 
 def clear(folder: Path) -> None:
