@@ -1,5 +1,6 @@
 """The flags of a pretraining run, one dataclass for the command line, the Python face and run.yaml; no torch here."""
 
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -19,6 +20,15 @@ Logger = Literal["tensorboard", "wandb", "mlflow", "none"]
 RUNS = ("tokenizer", "hybrid")
 """Hyper-parameters that name another run: run.yaml keeps paths that hold from any folder."""
 DEVICES, PRECISIONS, OPTIMISERS, LOGGERS = map(get_args, (Device, Precision, Optimiser, Logger))
+
+
+_LIMITS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("image_size", "channels", "patch_size"), (1, 65_536)),  # above is a slip
+    **dict.fromkeys(("epochs", "batch_size", "accumulate", "devices", "limit", "log_every", "threads"), (1, math.inf)),
+    **dict.fromkeys(("workers", "probe_every", "save_minutes", "weight_decay"), (0, math.inf)),
+    "seed": (-(2**63), 2**63 - 1),
+}
+"""The least and the most that a flag may be."""
 
 
 def _flag(default: Any, text: str, *, learning: bool = False) -> Any:
@@ -81,25 +91,11 @@ class Flags:
         for name in self.logger or ():
             if name not in LOGGERS:
                 raise unknown("logger", str(name), LOGGERS)
-        for name in (
-            "image_size",
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "devices",
-            "limit",
-            "channels",
-            "log_every",
-            "threads",
-            "patch_size",
-        ):
+        for name, (least, most) in _LIMITS.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
-        for name in ("workers", "probe_every", "save_minutes", "weight_decay"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 0")
+            if value is not None and (value < least or value > most):
+                bound = f"at least {least}" if value < least else f"at most {most}"
+                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {bound}")
         if self.lr is not None and not self.lr > 0:
             raise UserError(f"--lr is {self.lr}; it must be above 0")
         if self.resume and self.overwrite:

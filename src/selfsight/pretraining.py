@@ -22,6 +22,7 @@ from selfsight.engine.loop import Ending, Execution, train
 from selfsight.engine.machine import Machine, open_machine, pick_device, pick_precision
 from selfsight.engine.run import (
     OpenRun,
+    clear,
     open_run,
     prepare_folder,
     read_settings,
@@ -169,7 +170,9 @@ def _short(data: object) -> str:
 def _together(machine: Machine, folder: Path, flags: Flags, source: Source) -> None:
     """Makes the folder, if nobody has, and sees that all processes have the same data before any waits for another."""
     wrong = ""
-    if machine.first and not flags.resume and PREPARED not in os.environ:
+    if machine.first and flags.resume:
+        clear(folder)
+    elif machine.first and PREPARED not in os.environ:
         try:
             prepare_folder(folder, flags)
         except UserError as error:

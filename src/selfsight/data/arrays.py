@@ -35,6 +35,9 @@ class Stack:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise DataError(f"cannot read {self.path} ({error})") from None
+        if not isinstance(array, np.ndarray):  # an archive under another name
+            array.close()
+            raise DataError(f"{self.path} is an .npz archive of several arrays; save the images alone with np.save")
         if array.ndim not in (3, 4) or array.size == 0:
             raise DataError(f"{self.path} has shape {array.shape}; images are n h w, n h w c or n c h w")
         self._array = array

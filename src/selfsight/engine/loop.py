@@ -147,9 +147,10 @@ class _Saved:
         checkpoint.save(self.folder / f"{name}.pt", state)
 
     def restore(self) -> None:
-        state = checkpoint.load(self.folder / "last.pt")
+        path = self.folder / "last.pt"
+        state = checkpoint.load(path)
+        checkpoint.fill_(self.method, state, path)
         self.step, self.best = state["step"], state["best"]
-        self.method.load_state_dict(state["method"])
         self.update.restore(state["update"])
         self.observer.restore(state["observer"])
 
