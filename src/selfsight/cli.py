@@ -128,6 +128,13 @@ def evaluate(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
     epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    layer_decay: float | None = None,
+    mixup: float | None = None,
+    cutmix: float | None = None,
+    smoothing: float | None = None,
+    drop_path: float | None = None,
     labels: Path | None = None,
     seed: int = 0,
 ) -> None:
@@ -136,7 +143,8 @@ def evaluate(
     Args:
         run: the run's folder.
         data: labelled images. Default: the run's own.
-        protocol: of knn, linear, linear-sgd, layerwise, finetune, quality; several with commas.
+        protocol: of knn, linear, linear-sgd, attentive, layerwise, finetune, quality, pretext;
+            several with commas.
         limit: use only so many images of each split, by key.
         k: neighbours that vote in knn.
         temperature: of their votes.
@@ -145,6 +153,13 @@ def evaluate(
         device: where to compute.
         workers: processes that decode large images. Default: by the machine.
         epochs: length of the protocols that train. Default: the papers'.
+        batch_size: images of an update there. Default: the papers'.
+        lr: peak rate there, before it is scaled by the batch where the paper does so. Default: the papers'.
+        layer_decay: of finetune, each layer's rate as a share of the next one's. Default: 0.65 for transformers.
+        mixup: of finetune, 0 for none. Default: 0.8 for transformers on all labels.
+        cutmix: likewise. Default: 1.0 there.
+        smoothing: likewise, of labels. Default: 0.1 there.
+        drop_path: likewise, of the last block. Default: 0.1 there.
         labels: CSV of path,label.
         seed: seed of subsets and of the random encoder.
     """
@@ -163,6 +178,13 @@ def evaluate(
         device=pick_device(device),
         workers=workers,
         epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        layer_decay=layer_decay,
+        mixup=mixup,
+        cutmix=cutmix,
+        smoothing=smoothing,
+        drop_path=drop_path,
         labels=labels,
         seed=seed,
     )

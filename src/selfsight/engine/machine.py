@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from selfsight.allocator import keep_freed_memory
 from selfsight.engine.optimisers import gradient
 from selfsight.errors import UserError
 from selfsight.flags import Flags
@@ -95,6 +96,8 @@ def open_machine(flags: Flags) -> Machine:
     kind = pick_device(flags.device)
     if kind == "cuda" and flags.devices > torch.cuda.device_count() and "LOCAL_RANK" not in os.environ:
         raise UserError(f"--devices is {flags.devices} but this machine has {torch.cuda.device_count()} GPUs")
+    if kind == "cpu":
+        keep_freed_memory()
     if flags.threads:
         torch.set_num_threads(flags.threads)
     nodes = int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", "1")))

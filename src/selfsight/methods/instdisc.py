@@ -59,6 +59,8 @@ class InstDisc(Method[Images]):
     ``watch`` has the encoder's output as ``feature``, and as ``projection`` the embeddings before their bank rows.
     """
 
+    by_index = True
+
     def __init__(
         self,
         encoder: Encoder,

@@ -60,6 +60,8 @@ class PIC(Method[MultiCrop]):
     before the weights of their classes.
     """
 
+    by_index = True
+
     recent: Int[Tensor, " k"]
 
     def __init__(

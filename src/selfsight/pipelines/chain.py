@@ -103,11 +103,7 @@ def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, a
         place = folder / stage.name
         if not (place / "encoder.safetensors").exists():
             say(f"{stage.name}: {stage.what}")
-            how: dict[str, Any] = {}
-            if (place / "checkpoints" / "last.pt").exists():
-                how["resume"] = True
-            elif (place / "run.yaml").exists():
-                how["overwrite"] = True  # stopped before its first checkpoint
+            how = how_to_begin(place)
             if until is not None:
                 how["max_time"] = f"{max(until - time.monotonic(), 0.01):.2f}s"
             ended = stage.run(place, how)
@@ -118,6 +114,13 @@ def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, a
             stage.measure(place)
         write_summary(folder, stages)
     return "done"
+
+
+def how_to_begin(place: Path) -> dict[str, Any]:
+    """The flags of a run that may have been begun before: it goes on from its last checkpoint, if it has one."""
+    if (place / "checkpoints" / "last.pt").exists():
+        return {"resume": True}
+    return {"overwrite": True} if (place / "run.yaml").exists() else {}
 
 
 def write_summary(folder: Path, stages: Sequence[Stage]) -> dict[str, Any]:
