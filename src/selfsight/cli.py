@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from selfsight.cli_pretrain import from_file, pretrain_command
 from selfsight.cli_stages import pipeline_app, stage_command
-from selfsight.errors import TrainingError, UserError, unknown
+from selfsight.errors import ToldElsewhere, TrainingError, UserError, unknown
 from selfsight.flags import Flags
 from selfsight.recipes import catalogue
 
@@ -28,6 +28,8 @@ def main(words: Sequence[str] | None = None) -> None:
         _leave(_one_line(error), 2, debug)
     except KeyboardInterrupt:
         _leave("interrupted", 130, debug)
+    except ToldElsewhere:
+        raise SystemExit(1) from None
     except TrainingError as error:
         _leave(str(error), 1, debug)
     except (UserError, *_data_errors()) as error:

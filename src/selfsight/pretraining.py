@@ -20,6 +20,7 @@ from selfsight.engine.journal import pick_loggers
 from selfsight.engine.launch import PREPARED, is_launched, launch
 from selfsight.engine.loop import Ending, Execution, train
 from selfsight.engine.machine import Machine, open_machine, pick_device, pick_precision
+from selfsight.engine.pulse import together
 from selfsight.engine.run import (
     OpenRun,
     clear,
@@ -238,7 +239,8 @@ def _train(job: Job) -> Ending:
         workers = default_workers(machine.world) if flags.workers is None else flags.workers
         probe = online_probe(encoder, recipe.views.plain, job.source, device=machine.device, workers=workers)
     try:
-        return train(recipe, loader, machine, execution, probe)
+        with together(machine):
+            return train(recipe, loader, machine, execution, probe)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "t allocate memory" not in str(error):
             raise

@@ -2,7 +2,7 @@
 
 import copy
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jaxtyping
 import pytest
@@ -86,7 +86,7 @@ def unchecked() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, card in catalogue.cards().items() if not card.yields])
-def test_it_learns(name: str) -> None:
+def test_it_learns(name: str, record_property: Callable[[str, object], None]) -> None:
     """What trains a tokenizer learns codes, not features: its own test says whether it did."""
     steps = LONGER.get(name, (STEPS,))[0]
     recipe = rig.build(name)
@@ -98,6 +98,9 @@ def test_it_learns(name: str) -> None:
     calibrate_(start, [plain.render(images[:512], plain.plan(key), key).x])
     measure = fine_tuned_accuracy if name in FINE_TUNED else linear_accuracy
     before = measure(start, recipe)
-    rig.train(recipe, rig.batches(recipe, steps), steps=steps, place=rig.machine(bf16=True))
+    watch = rig.Watch(every=80)
+    rig.train(recipe, rig.batches(recipe, steps), steps=steps, place=rig.machine(bf16=True), see=watch)
+    record_property("promise", ["a healthy run of each method raises no alarm", 1, int(not watch.alarms)])
+    assert not watch.alarms
     after = measure(recipe.method.encoder, recipe)
     assert after > before + MARGIN, f"{measure.__name__} {before:.1f} -> {after:.1f}"

@@ -12,7 +12,7 @@ from selfsight.engine.checkpoint import write_atomically
 from selfsight.errors import UserError
 
 METRICS = (
-    "step epoch loss lr weight_decay grad_norm feature_std effective_rank alignment uniformity "
+    "step epoch loss lr weight_decay grad_norm feature_std effective_rank projection_rank alignment uniformity "
     "teacher_entropy dead_prototypes knn"
 ).split()
 TIMINGS = "step seconds images_per_second data_share render_share step_share".split()

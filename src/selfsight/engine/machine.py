@@ -125,14 +125,14 @@ def synchronise_(method: nn.Module) -> None:
 
 
 @torch.no_grad()
-def average_gradients_(parameters: list[nn.Parameter]) -> None:
-    """The mean of each gradient over the processes, in one flat message a dtype.
+def average_gradients_(parameters: list[nn.Parameter], *more: Tensor) -> None:
+    """The mean of each gradient over the processes, and of what else is given, in one flat message a dtype.
 
     A parameter without a gradient on one process has none on any: all processes run the same graph. And a sparse
     gradient has the same rows on all.
     """
     by_kind: dict[torch.dtype, list[Tensor]] = {}
-    for grad in map(gradient, parameters):
+    for grad in (*map(gradient, parameters), *more):
         if grad is not None:
             by_kind.setdefault(grad.dtype, []).append(grad)
     for grads in by_kind.values():
