@@ -48,9 +48,9 @@ def grow(encoder, pictures: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "open_subject", lambda run: Subject(encoder=encoder, plain=plain_view(16, None)))
     measured = {"knn": lambda who, data, how: Finding({"top1": 0.5 if who.name == "trained" else 0.25}, {})}
     monkeypatch.setattr(module, "MEASURES", measured)
-    monkeypatch.setattr(
-        module, "_losses", lambda run, *_: {"loss": 0.4 + 1 / run.images, "held_out_loss": 0.4 + 2 / run.images}
-    )
+    losses = {"loss": 1, "held_out_loss": 2}
+    found = lambda run, *_: {name: round(0.4 + by / run.images, 4) for name, by in losses.items()}  # noqa: E731
+    monkeypatch.setattr(module, "_losses", found)
 
     def run(
         calls: list[dict[str, Any]], *, fails: str = "", stopped: bool = False, drawn: bool = False, **given: Any
@@ -163,6 +163,8 @@ def test_the_pictures_show_every_point(grow, tmp_path: Path) -> None:
     assert drawn["Accuracy over data"]["large"] == ([20, 200], [0.5, 0.5])
     assert drawn["Accuracy over data"]["large at random"] == ([20, 200], [0.25, 0.25])
     assert drawn["Accuracy over held-out loss"]["small"] == ([0.5, 0.41], [0.5, 0.5])
+    inks = {panel.title: {line.colour for line in panel.lines if line.dash == "solid"} for _, panel in panels(results)}
+    assert not inks["Pretraining loss over data"] & inks["Pretraining loss over size"]
     with Image.open(tmp_path / "scaling.png") as picture:
         assert picture.size == (2400, 1160)
         assert len(picture.getcolors(2**24) or ()) > 20

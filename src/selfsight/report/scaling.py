@@ -46,7 +46,7 @@ def panels(results: Mapping[str, Any]) -> Iterator[tuple[str, Panel]]:
 
     def lines(groups: Mapping[Any, Sequence[Any]], at: Any, value: Any, dash: Any = "solid") -> list[Line]:
         what = ", held out" if dash == "dashed" else ""
-        rows = enumerate(groups.items())
+        rows = enumerate(groups.items(), start=len(sizes) if groups is by_part else 0)  # no colour means two things
         return [
             Line(
                 name=f"{_named(group)}{what}", x=[at(p) for p in some], y=[value(p) for p in some], colour=i, dash=dash
@@ -108,7 +108,7 @@ def _legend(results: Mapping[str, Any]) -> list[tuple[str, Line | None]]:
         ("Encoder, in the left column and on the right", None),
         *((f"{size}, {_weights(results['baselines'][size]['parameters'])}", line(i)) for i, size in enumerate(sizes)),
         ("Share of the images, in the middle column", None),
-        *((_named(fraction), line(i)) for i, fraction in enumerate(fractions)),
+        *((_named(fraction), line(i)) for i, fraction in enumerate(fractions, start=len(sizes))),
         ("Pretraining loss", None),
         ("of images that were learnt from", line(None)),
         ("of held-out images", line(None, "dashed")),
