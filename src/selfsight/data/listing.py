@@ -7,6 +7,7 @@ are relative to the list's folder.
 """
 
 import csv
+import io
 import os
 import re
 import time
@@ -58,14 +59,19 @@ def _walked(path: str) -> Walked:
 
 def read_rows(file: Path) -> list[tuple[str, str]]:
     """(path, label) of each line of a CSV or text file; the label is empty where there is none."""
+    if file.exists() and not file.is_file():  # a device may be read for ever
+        raise DataError(f"cannot read {file} (it is no file)")
     try:
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(f"cannot read {file} ({error.strerror})") from None
-    lines = text.splitlines()
-    if file.suffix.lower() not in (".csv", ".tsv"):
-        return [_line(line.strip()) for line in lines if line.strip()]
-    rows = [row for row in csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",") if any(row)]
+    if file.suffix.lower() not in (".csv", ".tsv"):  # a line ends at a newline: names may hold Unicode's other ends
+        return [_line(line.strip()) for line in text.split("\n") if line.strip()]
+    table = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+    try:
+        rows = [row for row in table if any(row)]
+    except csv.Error as error:  # a quotation mark that never ends, for instance
+        raise DataError(f"cannot read {file} as a table: {error}, before line {table.line_num}") from None
     first = [cell.strip().lower() for cell in rows[0]] if rows else []
     at, label = 0, 1
     if {*first} & {*_PATHS, *_LABELS}:  # a header
@@ -89,7 +95,7 @@ def _line(line: str) -> tuple[str, str]:
 def numbered(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels as numbers, -1 for an empty one, and their names: in the order of numbers where all are, else of words."""
     known = {name for name in names if name}
-    integers = all(re.fullmatch(r"-?\d+", name) for name in known)
+    integers = all(re.fullmatch(r"-?\d{1,18}", name) for name in known)
     classes = tuple(sorted(known, key=int) if integers else sorted(known))
     number = {name: i for i, name in enumerate(classes)}
     return np.fromiter((number.get(name, -1) for name in names), np.int64, len(names)), classes
