@@ -95,12 +95,14 @@ def from_file(words: list[str]) -> list[str]:
 
     path, rest = Path(words[at + 1]), [*words[1:at], *words[at + 2 :]]
     settings = read_settings(path)
-    flags = flags_from({k: v for k, v in settings["flags"].items() if v is not None and k != "out"})
+    left = ("out", "resume", "overwrite")  # which folder, and what becomes of a run in it, is for this call to say
+    flags = flags_from({k: v for k, v in settings["flags"].items() if v is not None and k not in left})
+    flags.check()
     again = arguments(settings["method"], flags, settings.get("hyper", {}))
     given = {word.split("=")[0] for word in rest if word.startswith("--")}
     kept = [again[0], again[1]]
     for i, word in enumerate(again[2:], start=2):
-        owner = word if word.startswith("--") else again[i - 1]
+        owner = word.split("=")[0] if word.startswith("--") else again[i - 1]
         if owner not in given:
             kept.append(word)
     return [*kept, *rest]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from selfsight.encoders.backbone import Backbone, Wrapped
@@ -17,6 +17,13 @@ from selfsight.errors import UserError
 
 WEIGHTS, FACTS = "encoder.safetensors", "encoder.json"
 FORMAT = 1
+_SHAPES: Mapping[str, Any] = {
+    "format": int,
+    "name": str,
+    "options": dict,
+    "image_size": int | None,
+    "channels": int | None,
+}
 
 
 def save_encoder(encoder: nn.Module, folder: Path | str, **meta: Any) -> Path:
@@ -61,7 +68,7 @@ def load_encoder(folder: Path | str, *, into: nn.Module | None = None) -> nn.Mod
     facts = read_facts(folder)
     encoder = into if into is not None else _rebuild(folder, facts)
     try:
-        state = load_file(folder / WEIGHTS)
+        state = _read(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read {folder / WEIGHTS} ({error}); copy it again or export anew") from error
     try:
@@ -73,6 +80,14 @@ def load_encoder(folder: Path | str, *, into: nn.Module | None = None) -> nn.Mod
     return encoder
 
 
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:  # a folder's name need be no text, but safetensors asks for one
+        return load(path.read_bytes())
+    return load_file(path)
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """The contents of ``encoder.json``."""
     path = folder / FACTS
@@ -80,10 +95,13 @@ def read_facts(folder: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"no encoder in {folder}: {FACTS} is missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     if not isinstance(facts, dict) or not {"format", "name", "options"} <= facts.keys():
         raise UserError(f"{path} is not an encoder's: format, name or options are missing")
+    for name, kind in _SHAPES.items():
+        if not isinstance(facts.get(name), kind):
+            raise UserError(f"{path} is not an encoder's: {name} is {facts.get(name)!r}"[:300])
     if facts["format"] > FORMAT:
         raise UserError(f"{path} has format {facts['format']}, newer than {FORMAT}; update selfsight")
     return facts
@@ -110,8 +128,11 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def _rebuild(folder: Path, facts: Mapping[str, Any]) -> Backbone:
-    if facts["image_size"] is None:
+    if facts["image_size"] is None or facts["channels"] is None:
         raise UserError(
             f"{folder} holds a module of your own, {facts['name']}; load_encoder(folder, into=wrap(...)) loads into it"
         )
+    given = {"name", "image_size", "channels", "pretrained"} & facts["options"].keys()
+    if given:
+        raise UserError(f"{folder / FACTS} is not an encoder's: its options name {', '.join(sorted(given))}")
     return build_encoder(facts["name"], image_size=facts["image_size"], channels=facts["channels"], **facts["options"])

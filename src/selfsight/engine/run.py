@@ -28,6 +28,14 @@ PARTS = (
 """What a run puts into its folder: ``--overwrite`` deletes these and nothing else."""
 
 
+_MOST = 1 << 24
+_SHAPES: Mapping[str, type] = {
+    "format": int,
+    "method": str,
+    **dict.fromkeys(("flags", "hyper", "resolved", "data", "machine"), dict),
+}
+
+
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Writes run.yaml."""
     text = yaml.safe_dump({"format": FORMAT, **settings}, sort_keys=False, allow_unicode=True)
@@ -38,15 +46,21 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Reads a run.yaml, or that of a run's folder."""
     path = path / "run.yaml" if path.is_dir() else path
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MOST + 1)  # of a device, for instance, there is no end
+        settings = None if len(content) > _MOST else yaml.safe_load(content.decode())
     except FileNotFoundError:
         inside = sorted(str(found.parent) for found in path.parent.glob("*/run.yaml"))
         hint = f"; it holds {', '.join(inside[:4])}{'...' if len(inside) > 4 else ''}" if inside else ""
         raise UserError(f"there is no run at {path.parent}: it has no run.yaml{hint}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
         raise UserError(f"{path} cannot be read as a run's settings ({type(error).__name__})") from None
     if not isinstance(settings, dict) or not {"format", "method", "flags"} <= settings.keys():
         raise UserError(f"{path} is not a run's settings: it must name format, method and flags")
+    for name, kind in _SHAPES.items():
+        value = settings.get(name, kind())
+        if not isinstance(value, kind) or (kind is dict and not all(isinstance(key, str) for key in value)):
+            raise UserError(f"{path} is not a run's settings: {name} is of the wrong kind ({type(value).__name__})")
     if settings["format"] > FORMAT:
         raise UserError(f"{path} was written by a newer selfsight (format {settings['format']}); upgrade selfsight")
     return settings
@@ -61,7 +75,8 @@ def prepare_folder(folder: Path, flags: Flags) -> None:
                 "or choose another --out"
             )
         for target in [*(folder / part for part in PARTS), *folder.glob("events.out.tfevents*")]:
-            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            is_folder = target.is_dir() and not target.is_symlink()
+            shutil.rmtree(target) if is_folder else target.unlink(missing_ok=True)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists, is not empty and holds no run; choose another --out")
     try:
@@ -115,6 +130,15 @@ class OpenRun:
         if not self.path.exists():
             raise UserError(f"there is no run at {self.path}")
         self.settings = read_settings(self.path)
+        data, resolved = self.settings.get("data", {}), self.settings.get("resolved", {})
+        for name, value in (
+            ("data: samples", data.get("samples")),
+            ("resolved: image_size", resolved.get("image_size")),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise UserError(
+                    f"{self.path / 'run.yaml'} does not say {name}; only a run that has begun can be opened"
+                )
         self.flags = flags_from({k: v for k, v in self.settings["flags"].items() if v is not None})
 
     @property

@@ -61,8 +61,13 @@ def settle(
         raise UserError("a pipeline starts its own processes; call it once, with --devices")
     path = folder / SETTINGS
     if path.exists() and not overwrite:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found.get("pipeline") != name or found.get("format", FORMAT + 1) > FORMAT:
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError, RecursionError):
+            found = None
+        found = found if isinstance(found, dict) else {}
+        known = found.get("pipeline") == name and isinstance(found.get("settings"), dict)
+        if not known or found.get("format") not in range(FORMAT + 1):
             raise UserError(f"{path} is not what this version's {name} has written; choose another --out")
         before = found["settings"]
         other = [k for k in sorted(given) if asked[k] != before.get(k)]
@@ -130,7 +135,8 @@ def write_summary(folder: Path, stages: Sequence[Stage]) -> dict[str, Any]:
             kept = ("protocol", "encoder", "settings", "scores", "baselines", "data")
             rows[stage.name] = {"what": stage.what, **{key: found[key] for key in kept}}
     summary = {"format": FORMAT, "stages": rows}
-    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / SUMMARY, text.encode(errors="backslashreplace"))
     return summary
 
 

@@ -23,7 +23,7 @@ def write_report(run: Path) -> Path:
     page = build_page(gather_content(run))
     target = run / "report.html"
     beside = target.with_suffix(".html.part")
-    beside.write_text(page, encoding="utf-8")
+    beside.write_text(page, encoding="utf-8", errors="backslashreplace")  # a name may be no text
     beside.replace(target)
     return target
 
