@@ -46,8 +46,12 @@ class Files:
 
     def where(self, position: int) -> str:
         """The file's path from the folder, or as the list gives it."""
-        name = self.index.relative(position)
-        return os.fsencode(name).decode("utf-8", "backslashreplace")  # a name may be no UTF-8, a message must be
+        return printable(self.index.relative(position))
+
+
+def printable(name: str) -> str:
+    """A path as text: a name may be no UTF-8, a message must be."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def open_folder(root: Path, *, channels: int | None = None) -> Files:

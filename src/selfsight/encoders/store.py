@@ -100,8 +100,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or not {"format", "name", "options"} <= facts.keys():
         raise UserError(f"{path} is not an encoder's: format, name or options are missing")
     for name, kind in _SHAPES.items():
-        if not isinstance(facts.get(name), kind):
-            raise UserError(f"{path} is not an encoder's: {name} is {facts.get(name)!r}"[:300])
+        if not isinstance(facts.get(name, ...), kind):
+            raise UserError(f"{path} is not an encoder's: {name} is {facts.get(name, 'missing')!r}"[:300])
     if facts["format"] > FORMAT:
         raise UserError(f"{path} has format {facts['format']}, newer than {FORMAT}; update selfsight")
     return facts
