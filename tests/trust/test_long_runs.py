@@ -127,18 +127,9 @@ def judge(samples: list[Sample], said: str, seconds: float, *, steps: int, out: 
 @pytest.mark.trust
 def test_twenty_thousand_updates(tmp_path: Path, promise) -> None:
     steps = 20_000
-    small = ["--data", "world:256", "--image-size", "16", "--backbone", "tiny_cnn", "--batch-size", "8"]
-    more = [
-        "--epochs",
-        str(steps // 32),
-        "--probe-every",
-        "50",
-        "--save-minutes",
-        "0.2",
-        "--no-report",
-        "--threads",
-        "1",
-    ]
+    small = ["--data", "world:200", "--image-size", "16", "--backbone", "tiny_cnn", "--batch-size", "4"]
+    quick = ["--optimiser", "adamw", "--precision", "32", "--threads", "1", "--no-report", "--save-minutes", "0.2"]
+    more = [*quick, "--epochs", str(steps // 50), "--probe-every", "40"]
     out = tmp_path / "run"
     samples, said, seconds = watched(["pretrain", "simclr", *small, *more], out, every=0.5)
     judge(samples, said, seconds, steps=steps, out=out, promise=promise)
@@ -148,7 +139,7 @@ def test_twenty_thousand_updates(tmp_path: Path, promise) -> None:
 def test_with_workers(tmp_path: Path, promise) -> None:
     """Larger images, which two workers decode; a probe after each few epochs, which starts workers of its own; and
     some that cannot be read, in every epoch."""
-    steps, n = 3_000, 200
+    steps, n = 2_000, 200
     for i in range(n):
         path = tmp_path / "images" / f"class{i % 2}" / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
