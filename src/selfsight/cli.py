@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ def main(words: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text, as stderr takes it already
     try:
         words = from_file(words)
         _app(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
@@ -70,10 +73,15 @@ def _data_errors() -> tuple[type[Exception], ...]:
 
 
 def _leave(message: str, code: int, debug: bool) -> None:
-    print(f"selfsight: {message}", file=sys.stderr)
+    print(f"selfsight: {_printable(message)}", file=sys.stderr)
     if debug:
         raise  # noqa: PLE0704 - called from an except clause
     raise SystemExit(code)
+
+
+def _printable(message: str) -> str:
+    """The message in one line: names of files may hold ends of lines and a terminal's commands."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def _one_line(error: CycloptsError) -> str:
@@ -101,6 +109,10 @@ def show(method: str, *, image_size: int = 224, samples: int = 1_281_167) -> Non
     from selfsight.recipes.assembly import assemble  # noqa: PLC0415
 
     card = catalogue.card(method)
+    flags = Flags(image_size=image_size)
+    flags.check()
+    if samples < 1:
+        raise UserError(f"--samples is {samples}; it must be at least 1")
     print(f"{card.title} ({card.year}" + (f", arXiv {card.arxiv}" if card.arxiv else "") + f"): {card.fact}\n")
     function = catalogue.recipe_function(method)
     print(inspect.cleandoc(function.__doc__ or "") + "\n")
@@ -109,7 +121,7 @@ def show(method: str, *, image_size: int = 224, samples: int = 1_281_167) -> Non
     for name, parameter in catalogue.hyper_parameters(method).items():
         print(f"  --{name.replace('_', '-')} (default {parameter.default}): {described.get(name) or ''}")
     print(f"\nAt {image_size} px it resolves to:")
-    made = assemble(method, Flags(image_size=image_size), {}, samples=samples, native=None)
+    made = assemble(method, flags, {}, samples=samples, native=None)
     import yaml  # noqa: PLC0415
 
     print(yaml.safe_dump(made.resolved, sort_keys=False, allow_unicode=True))
@@ -321,8 +333,11 @@ def views(
     catalogue.card(method)
     if out.suffix.lower() != ".png":
         raise UserError(f"--out is {out}; the picture is a PNG, so its name must end in .png")
-    source = open_data(data, image_size=image_size, seed=seed)
+    if rows < 1:
+        raise UserError(f"--rows is {rows}; it must be at least 1")
     flags = Flags(data=data, image_size=image_size, seed=seed, batch_size=1)
+    flags.check()
+    source = open_data(data, image_size=image_size, seed=seed)
     made = assemble(method, flags, {}, samples=len(source), native=source.native)
     if made.recipe.images is not None:
         source = Chosen(source, made.recipe.images, name=source.name)

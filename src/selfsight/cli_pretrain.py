@@ -96,12 +96,14 @@ def from_file(words: list[str]) -> list[str]:
 
     path, rest = Path(words[at + 1]), [*words[1:at], *words[at + 2 :]]
     settings = read_settings(path)
-    flags = replace(stored_flags(settings["flags"], path), out=None)
+    # which folder, and what becomes of a run in it, is for this call to say
+    flags = replace(stored_flags(settings["flags"], path), out=None, resume=False, overwrite=False)
+    flags.check()
     again = arguments(settings["method"], flags, settings.get("hyper", {}))
     given = {word.split("=")[0] for word in rest if word.startswith("--")}
     kept = [again[0], again[1]]
     for i, word in enumerate(again[2:], start=2):
-        owner = word if word.startswith("--") else again[i - 1]
+        owner = word.split("=")[0] if word.startswith("--") else again[i - 1]
         if owner not in given:
             kept.append(word)
     return [*kept, *rest]

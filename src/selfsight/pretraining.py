@@ -1,5 +1,6 @@
 """Pretraining from flags to a finished run: the Python face behind ``selfsight pretrain``."""
 
+import csv
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
@@ -277,8 +278,8 @@ def _tell(job: Job) -> None:
 
 def _close(job: Job, ended: Ending) -> None:
     folder, say = job.folder, job.say
-    with (folder / "skipped.csv").open(encoding="utf-8") as lines:
-        skipped = sum(1 for _ in lines) - 1
+    with (folder / "skipped.csv").open(newline="", encoding="utf-8") as lines:
+        skipped = sum(1 for _ in csv.reader(lines)) - 1  # a name may hold ends of lines
     if skipped:
         say(f"{skipped} of {len(job.source):,} images could not be read; {folder / 'skipped.csv'} names them")
     if ended != "done":

@@ -51,7 +51,7 @@ def whole_page(title: str, parts: Iterable[str]) -> bytes:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
         f"</head><body><h1>{title}</h1>{''.join(parts)}</body></html>\n"
     )
-    return page.encode()
+    return page.encode(errors="backslashreplace")
 
 
 def section(title: str, note: str) -> str:

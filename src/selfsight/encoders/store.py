@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from selfsight.encoders.backbone import Backbone, Wrapped
@@ -87,6 +87,14 @@ def load_encoder(folder: Path | str, *, into: nn.Module | None = None) -> nn.Mod
     return encoder
 
 
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:  # a folder's name need be no text, but safetensors asks for one
+        return load(path.read_bytes())
+    return load_file(path)
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """The contents of ``encoder.json``."""
     path = folder / FACTS
@@ -135,14 +143,17 @@ def _read_weights(path: Path, checksum: int | None) -> dict[str, Tensor]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if zlib.crc32(content) != checksum:
                 raise OSError(f"it is damaged, or not the one that {FACTS} beside it was written with")
-    return load_file(path)
+    return _read(path)
 
 
 def _rebuild(folder: Path, facts: Mapping[str, Any]) -> Backbone:
-    if facts["image_size"] is None:
+    if facts["image_size"] is None or facts["channels"] is None:
         raise UserError(
             f"{folder} holds a module of your own, {facts['name']}; load_encoder(folder, into=wrap(...)) loads into it"
         )
+    given = {"name", "image_size", "channels", "pretrained"} & facts["options"].keys()
+    if given:
+        raise UserError(f"{folder / FACTS} is not an encoder's: its options name {', '.join(sorted(given))}")
     shape = {"image_size": facts["image_size"], "channels": facts["channels"]}
     try:
         return build_encoder(facts["name"], **shape, **facts["options"])

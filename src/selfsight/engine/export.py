@@ -120,7 +120,7 @@ def _strict(encoder: Any, model: nn.Module, facts: Mapping[str, Any], out: Path,
     _check(encoder, model.eval())
     lines = [*lines, 'model.load_state_dict(load_file("model.safetensors"), strict=True)']
     text = f"# {encoder.name}\n\n{_story(encoder, facts)}\n\n```python\n" + "\n".join(lines) + "\n```\n"
-    replace_file(out / "README.md", text.encode())
+    replace_file(out / "README.md", text.encode(errors="backslashreplace"))
     return out
 
 
@@ -161,7 +161,7 @@ def _huggingface(encoder: Any, facts: Mapping[str, Any], out: Path) -> Path:
         f"---\nlibrary_name: timm\n---\n# {encoder.name}\n\n{_story(encoder, facts)}\n\n```python\nimport timm\n\n"
         'model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True)\n```\n'
     )
-    replace_file(out / "README.md", text.encode())
+    replace_file(out / "README.md", text.encode(errors="backslashreplace"))
     return out
 
 

@@ -47,7 +47,7 @@ class Table:
                 rows = list(csv.DictReader(lines))
             self.columns += new
             self._write_all(rows)
-        with open(self.path, "a", newline="", encoding="utf-8") as out:
+        with open(self.path, "a", newline="", encoding="utf-8", errors="backslashreplace") as out:
             writer = csv.DictWriter(out, self.columns, restval="", lineterminator="\n")
             writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
 

@@ -29,6 +29,14 @@ PARTS = (
 """What a run puts into its folder: ``--overwrite`` deletes these and nothing else."""
 
 
+_MOST = 1 << 24
+_SHAPES: Mapping[str, type] = {
+    "format": int,
+    "method": str,
+    **dict.fromkeys(("flags", "hyper", "resolved", "data", "machine"), dict),
+}
+
+
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Writes run.yaml."""
     text = yaml.safe_dump({"format": FORMAT, **settings}, sort_keys=False, allow_unicode=True)
@@ -70,7 +78,8 @@ def prepare_folder(folder: Path, flags: Flags) -> None:
             )
         # run.yaml stays until the new one takes its place: whatever ends this call, another --overwrite goes on from it
         for target in [*(folder / part for part in PARTS if part != "run.yaml"), *folder.glob("events.out.tfevents*")]:
-            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            is_folder = target.is_dir() and not target.is_symlink()
+            shutil.rmtree(target) if is_folder else target.unlink(missing_ok=True)
     elif folder.exists() and (not folder.is_dir() or {*folder.iterdir()} - {*checkpoint.leftovers(folder)}):
         raise UserError(f"{folder} exists, is not empty and holds no run; choose another --out")
     clear(folder)

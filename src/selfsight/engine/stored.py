@@ -36,13 +36,19 @@ _SETTINGS: Mapping[str, Any] = {
 }
 """Of what kind a run.yaml's values are, where it has them, by their path in the file."""
 _MOST = 1_000_000
+_LARGEST = 1 << 24
+"""Bytes, far above what the largest run has written."""
 _NEEDED = ("resolved.image_size", "data.name", "data.samples", "data.fingerprint")
 
 
 def read_plain(path: Path, what: str) -> Any:
     """The values in a file of YAML, or of JSON by its ending; ``what`` it should be is said where it is not."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)  # of a device, for instance, there is no end
+        if len(content) > _LARGEST:
+            raise ValueError("it is too large")
+        text = content.decode()
         return _finite(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as {what} ({type(error).__name__})") from None

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from selfsight.evaluation.regularisation import PARTS
 from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, Subject, channels_of, labelled, open_pair, open_subject
 from selfsight.evaluation.table import percent, show_table
+from selfsight.flags import SEEDS
 from selfsight.views.protocol import Views
 
 LABEL_FREE = ("quality", "pretext")
@@ -101,6 +103,11 @@ def evaluate(
     """
     names = resolve_protocols(protocols)
     parts = mixup, cutmix, smoothing, drop_path
+    _refuse_below(1, k=k, epochs=epochs, batch_size=batch_size)
+    _refuse_below(0, workers=workers, head_layers=head_layers, seed=seed)
+    for name, value in (("temperature", temperature), ("lr", lr)):
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} is {value}; it must be above 0")
     subject = open_subject(run, plain=plain, which=which, head_layers=head_layers)
     with processes(device) as where:
         helpers = default_workers(distributed.world_size()) if workers is None else workers
@@ -126,6 +133,12 @@ def evaluate(
             if not quiet:
                 show(results)
     return results
+
+
+def _refuse_below(least: int, **given: int | None) -> None:
+    for name, value in given.items():
+        if value is not None and not least <= value < SEEDS:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least {least} and below 2^63")
 
 
 def resolve_protocols(protocols: Iterable[str]) -> list[str]:
@@ -237,7 +250,8 @@ def save(results: dict[str, dict[str, Any]], folder: Path) -> None:
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
         best = "-best" if result.get("weights") == "best" else ""
         head = f"-head{result['head_layers']}" if result.get("head_layers") else ""
-        write_atomically(folder / f"{name}{head}{best}.json", (text + "\n").encode())
+        # a folder of images may have a name that is no text: what stands for it is JSON too
+        write_atomically(folder / f"{name}{head}{best}.json", (text + "\n").encode(errors="backslashreplace"))
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:

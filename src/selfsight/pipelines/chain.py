@@ -138,7 +138,8 @@ def write_summary(folder: Path, stages: Sequence[Stage]) -> dict[str, Any]:
                 raise UserError(f"{path} is damaged; delete it, and the same command measures again")
             rows[stage.name] = {"what": stage.what, **{key: found[key] for key in kept}}
     summary = {"format": FORMAT, "stages": rows}
-    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / SUMMARY, text.encode(errors="backslashreplace"))
     return summary
 
 

@@ -23,7 +23,7 @@ def write_report(run: Path) -> Path:
     """Writes ``report.html`` into the run's folder, in place of an earlier one, and returns its path."""
     page = build_page(gather_content(run))
     target = run / "report.html"
-    write_atomically(target, page.encode())
+    write_atomically(target, page.encode(errors="backslashreplace"))  # a name may be no text
     return target
 
 
