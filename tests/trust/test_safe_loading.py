@@ -251,7 +251,7 @@ def test_an_archive_under_another_name(tmp_path: Path, promise: Promises) -> Non
     told("is an .npz archive" in outcome(lambda: open_data(path)), "as data")
     (tmp_path / "folder").mkdir()
     path.rename(tmp_path / "folder" / "x.npy")
-    told("is an .npz archive" in outcome(lambda: open_data(tmp_path / "folder")), "in a folder")
+    told("x.npy is not an image" in outcome(lambda: open_data(tmp_path / "folder")), "in a folder")
 
 
 def test_torch_itself_is_what_is_promised(tmp_path: Path) -> None:

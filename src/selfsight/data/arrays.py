@@ -37,7 +37,7 @@ class Stack:
             raise DataError(f"cannot read {self.path} ({' '.join(str(error).split())[:300]})") from None
         if not isinstance(array, np.ndarray):  # an archive under another name
             array.close()
-            raise DataError(f"{self.path} is an archive of arrays; save the images as one array by numpy.save")
+            raise DataError(f"{self.path} is an .npz archive of several arrays; save the images alone with np.save")
         if array.ndim not in (3, 4) or array.size == 0:
             raise DataError(f"{self.path} has shape {array.shape}; images are n h w, n h w c or n c h w")
         self._array = array

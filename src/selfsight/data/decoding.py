@@ -138,9 +138,6 @@ def _ordinary(path: str | Path) -> Path:
 def _array(file: io.BytesIO | str | Path) -> np.ndarray:
     mapped = None if isinstance(file, io.BytesIO) else "r"
     array = np.load(file, mmap_mode=mapped, allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise Unreadable("is an .npz archive, no .npy array")
     if array.ndim not in (2, 3) or array.size == 0:
         raise Unreadable(f"is an array of shape {array.shape}; an image has 2 or 3 axes")
     _refuse_bomb(channels_first(array)[0].size)

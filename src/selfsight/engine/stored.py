@@ -38,6 +38,7 @@ _SETTINGS: Mapping[str, Any] = {
 _MOST = 1_000_000
 _LARGEST = 1 << 24
 """Bytes, far above what the largest run has written."""
+_ALWAYS = ("method", "flags")
 _NEEDED = ("resolved.image_size", "data.name", "data.samples", "data.fingerprint")
 
 
@@ -71,7 +72,8 @@ def check_settings(settings: Mapping[str, Any], path: Path, *, whole: bool = Fal
     for name, kind in _SETTINGS.items():
         room, _, inner = name.rpartition(".")
         value = (settings.get(room) or {} if room else settings).get(inner)
-        if not fits(value, kind if whole and name in _NEEDED else kind | None):
+        named = not isinstance(value, dict) or all(isinstance(key, str) for key in value)
+        if not named or not fits(value, kind if name in _ALWAYS or (whole and name in _NEEDED) else kind | None):
             raise _damaged(path, name, value)
 
 
