@@ -44,8 +44,7 @@ def without_balance(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 def at_rate(factor: float) -> Callable[[Recipe, pytest.MonkeyPatch], Recipe]:
     def spoil(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
         specs = {
-            name: replace(spec, lr=lambda clock, lr=spec.lr: factor * lr(clock))
-            for name, spec in recipe.optimisers.items()
+            name: replace(spec, lr=spec.lr.with_peak(factor * spec.lr.peak)) for name, spec in recipe.optimisers.items()
         }
         return replace(recipe, optimisers=specs)
 
