@@ -56,7 +56,7 @@ COLLAPSES = {
     "SimSiam without its predictor": Collapse("simsiam", without_predictor, {"projection_collapse"}, 140),
     "DINO without centring": Collapse("dino", without_centring, {"teacher_peaked"}, 60),
     "SwAV without Sinkhorn": Collapse("swav", without_balance, {"dead_prototypes", "feature_collapse"}, 40),
-    "SwAV at a hundred times its rate": Collapse("swav", at_rate(100.0), {"feature_collapse"}, 40),
+    "SwAV at a hundred times its rate": Collapse("swav", at_rate(100.0), {"feature_collapse"}, 60),
 }
 
 
