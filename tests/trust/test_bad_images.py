@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     cut: str
 
 
-@pytest.mark.parametrize("n", [pytest.param(400, id="400"), pytest.param(8000, id="8000", marks=pytest.mark.trust)])
+@pytest.mark.parametrize("n", [pytest.param(400, id="400"), pytest.param(6000, id="6000", marks=pytest.mark.trust)])
 def test_an_image_or_a_reason(n: int, tmp_path: Path, promise, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cases = {case.name: case for case in corpus(n)}

@@ -32,7 +32,7 @@ def test_whatever_is_called_a_table(tmp_path: Path, promise) -> None:
     examine([*tables(), *arrays(), *lists(), *archives()], tmp_path, promise)
 
 
-@pytest.mark.parametrize("n", [60, pytest.param(1500, marks=pytest.mark.trust)])
+@pytest.mark.parametrize("n", [60, pytest.param(800, marks=pytest.mark.trust)])
 def test_damaged_tables(n: int, tmp_path: Path, promise) -> None:
     sound = [file for file in (*tables(), *arrays()) if file.name.startswith("sound")]
     damages = [how for how in DAMAGES if how.__name__ != "spliced"]

@@ -101,7 +101,7 @@ def one_line(text: str) -> bool:
     return bool(text) and "\n" not in text
 
 
-@lengths(200, 3000)
+@lengths(200, 1500)
 def test_flags_from_plain_values(examples: int, promise) -> None:
     kept: Kept = promise(FLAGS)
     named = st.one_of([st.tuples(st.just(f.name), _plausible(f) | ANY) for f in fields(Flags)])
@@ -167,7 +167,7 @@ def test_small_parsers(examples: int, promise, tmp_path: Path) -> None:
     check()
 
 
-@lengths(120, 2000)
+@lengths(120, 800)
 def test_names_of_data(examples: int, promise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: Kept = promise(DATA)
     monkeypatch.chdir(tmp_path)
@@ -269,7 +269,7 @@ def _places(tree: Any) -> Any:
 CHANGES = st.lists(st.tuples(st.integers(0, 500), ANY | st.just(...)), min_size=1, max_size=3)
 
 
-@lengths(60, 1500)
+@lengths(60, 600)
 def test_settings_of_a_run(examples: int, promise, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: Kept = promise(RUN)
     sound = yaml.safe_load((run / "run.yaml").read_text())
@@ -350,7 +350,7 @@ def test_run_files_made_by_hand(
     kept(not others and sorted(p.name for p in tmp_path.rglob("*")) == ["run", "run.yaml"], f"{text!r}: {others}")
 
 
-@lengths(60, 1500)
+@lengths(60, 600)
 def test_facts_of_an_encoder(examples: int, promise, run: Path, tmp_path: Path) -> None:
     kept: Kept = promise(ENCODER)
     sound = json.loads((run / "encoder.json").read_text())
@@ -402,7 +402,7 @@ def test_facts_of_an_encoder(examples: int, promise, run: Path, tmp_path: Path) 
     kept(not others, str(others))
 
 
-@lengths(60, 1000)
+@lengths(60, 600)
 def test_settings_of_a_pipeline(examples: int, promise, tmp_path: Path) -> None:
     kept: Kept = promise(PIPELINE)
     sound = {"format": 1, "pipeline": "simclr_v2", "settings": {"data": "world", "seed": 0}}
@@ -419,7 +419,7 @@ def test_settings_of_a_pipeline(examples: int, promise, tmp_path: Path) -> None:
     check()
 
 
-@lengths(25, 700)
+@lengths(25, 150)
 def test_hyper_parameters_of_recipes(examples: int, promise) -> None:
     kept: Kept = promise(HYPER)
     numbers = st.sampled_from([0, -1, 1, 3, 0.0, -0.5, 0.5, 1e-300, 1e300, float("nan"), float("inf"), -float("inf")])

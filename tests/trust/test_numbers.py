@@ -18,6 +18,7 @@ from selfsight import pretraining
 from selfsight.engine import loop
 from selfsight.engine.diagnosis import diagnose
 from selfsight.errors import TrainingError
+from selfsight.losses.precision import unit
 from selfsight.pretraining import pretrain
 
 QUICK: dict[str, Any] = {
@@ -199,6 +200,14 @@ def apart(x: Tensor, y: Tensor, floor: float) -> float:
 def test_no_loss_is_forgotten() -> None:
     assert functions() == CASES.keys() | NO_LOSSES.keys()
     assert not CASES.keys() & NO_LOSSES.keys()
+
+
+def test_a_vector_of_zero_gets_no_gradient_and_what_is_no_number_stays_none() -> None:
+    z = torch.zeros(2, 4, requires_grad=True)
+    unit(z, dim=1).sum().backward()
+    assert z.grad is not None
+    assert not z.grad.any(), "torch's normalize hands on 10^12 times what comes in"
+    assert unit(torch.tensor([[float("nan"), 1.0]]), dim=1).isnan().all()
 
 
 @pytest.mark.parametrize("name", CASES)
