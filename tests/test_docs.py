@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from selfsight.flags import Flags
+from selfsight.pipelines.noisy_student import noisy_student
 from selfsight.pipelines.simclr_v2 import simclr_v2
 from selfsight.recipes.catalogue import UNMEASURED, cards, hyper_parameters, listed, stages
 
@@ -126,7 +127,8 @@ COMMAND_FLAGS = {"data", "out", "protocol", "format", "kind", "positions", "epoc
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_flags_in_the_text_exist(path):
     own = [name for stage in stages() for name in hyper_parameters(stage)]
-    names = [*Flags.__dataclass_fields__, *own, *inspect.signature(simclr_v2).parameters]
+    pipelines = [name for pipeline in (simclr_v2, noisy_student) for name in inspect.signature(pipeline).parameters]
+    names = [*Flags.__dataclass_fields__, *own, *pipelines]
     known = {name.replace("_", "-") for name in names} | COMMAND_FLAGS
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")):
         assert flag in known, f"{path.name} names --{flag}"

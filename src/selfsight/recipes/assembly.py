@@ -123,6 +123,12 @@ def assemble(
             f"--batch-size {recipe.batch_size} does not divide into {flags.devices} devices x "
             f"{flags.accumulate} micro-batches"
         )
+    unit = getattr(recipe.order, "unit", 1)
+    if recipe.batch_size % (flags.accumulate * flags.devices * unit):
+        raise UserError(
+            f"--batch-size {recipe.batch_size // unit} labelled images do not divide into {flags.devices} devices x "
+            f"{flags.accumulate} micro-batches"
+        )
     if recipe.batch_size // (flags.accumulate * flags.devices) < recipe.least:
         raise UserError(
             f"{method} compares {recipe.least} images at a time on each device; a batch of {recipe.batch_size} over "
