@@ -12,6 +12,7 @@ import torch
 
 from selfsight.cli import evaluate
 from selfsight.flags import Flags
+from selfsight.pipelines.noisy_student import noisy_student
 from selfsight.pipelines.simclr_v2 import simclr_v2
 from selfsight.recipes.catalogue import UNMEASURED, cards, hyper_parameters, listed, stages
 
@@ -143,7 +144,8 @@ COMMAND_FLAGS = {
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_flags_in_the_text_exist(path):
     own = [name for stage in stages() for name in hyper_parameters(stage)]
-    functions = [*inspect.signature(simclr_v2).parameters, *inspect.signature(evaluate).parameters]
+    commands = (simclr_v2, noisy_student, evaluate)
+    functions = [name for command in commands for name in inspect.signature(command).parameters]
     known = {name.replace("_", "-") for name in (*Flags.__dataclass_fields__, *own, *functions)} | COMMAND_FLAGS
     for script in (ROOT / "benchmarks").glob("*.py"):
         known |= set(re.findall(r'add_argument\("--([a-z-]+)"', script.read_text(encoding="utf-8")))

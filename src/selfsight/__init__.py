@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from selfsight.method import drive as drive
     from selfsight.pipelines.stages import distill as distill
     from selfsight.pipelines.stages import finetune as finetune
+    from selfsight.pipelines.stages import noisy_student as noisy_student
     from selfsight.pretraining import pretrain as pretrain
     from selfsight.report.page import write_report as write_report
 
@@ -38,6 +39,7 @@ _PLACES = {
     "finetune": "selfsight.pipelines.stages",
     "load": "selfsight.loading",
     "load_classifier": "selfsight.loading",
+    "noisy_student": "selfsight.pipelines.stages",
     "open_run": "selfsight.engine.run",
     "pretrain": "selfsight.pretraining",
     "wrap": "selfsight.encoders.backbone",
@@ -57,6 +59,7 @@ __all__ = [
     "finetune",
     "load",
     "load_classifier",
+    "noisy_student",
     "open_run",
     "pretrain",
     "wrap",

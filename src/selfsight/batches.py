@@ -169,3 +169,11 @@ class Pieces(NamedTuple):
     x: Float[Tensor, "b 4 c p p"]
     shuffle: Float[Tensor, "b n"]
     index: Int[Tensor, " b"]
+
+
+class TurnedImages(NamedTuple):
+    """One view of each image, upright, and the quarter turns, 0 to 3, by which its copies are to be turned."""
+
+    x: Float[Tensor, "b c s s"]
+    turns: Int[Tensor, "b k"]
+    index: Int[Tensor, " b"]

@@ -7,9 +7,11 @@ OUT/summary.json        the score of each stage beside its baselines
 """
 
 import json
+import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from selfsight.engine.launch import is_launched
 from selfsight.engine.loop import Ending
 from selfsight.engine.start import Say
 from selfsight.engine.stored import read_plain
-from selfsight.errors import UserError
+from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation.evaluate import NAMES
 from selfsight.evaluation.table import percent, show_table
 
@@ -151,3 +153,20 @@ def show_summary(folder: Path, title: str) -> None:
         beside = ", ".join(f"{NAMES[who]} {percent(other['top1'])}" for who, other in row["baselines"].items())
         rows.append([name, row["what"], row["encoder"], percent(row["scores"]["top1"]), beside])
     show_table(title, ["stage", "what", "encoder", "top-1", "beside"], rows)
+
+
+def plain_setting(name: str, value: Any) -> Any:
+    """A setting as pipeline.yaml has it, with paths that hold from any folder."""
+    if value is not None and name in ("data", "labels") and Path(value).exists():
+        return str(Path(value).resolve())
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def named_after(stage: str) -> Iterator[None]:
+    """What is refused or fails names the pipeline's own flags: ``--finetune-lr`` for a stage's ``--lr``."""
+    try:
+        yield
+    except (UserError, TrainingError) as error:
+        text = re.sub(r"--accumulate \d+ [^,;]*, ", "", str(error))  # which pipelines do not have
+        raise type(error)(re.sub(r"--(epochs|batch-size|lr)\b", rf"--{stage}-\1", text)) from error

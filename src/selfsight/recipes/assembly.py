@@ -118,6 +118,13 @@ def assemble(
     if flags.optimiser == "adamw":
         recipe = quick(recipe)
     recipe = replace(recipe, optimisers=_override(recipe.optimisers, flags))
+    _check_batch(method, recipe, flags, samples)
+    _groups_fit(recipe, recipe.batch_size // (flags.accumulate * flags.devices))
+    return Assembly(recipe, _words(recipe, backbone, options, size))
+
+
+def _check_batch(method: str, recipe: Recipe, flags: Flags, samples: int) -> None:
+    """Refuses a batch that the data, the devices or the method cannot share out."""
     if recipe.batch_size > samples:
         raise UserError(
             f"the batch of {recipe.batch_size} is larger than the data, {samples} images; "
@@ -128,13 +135,17 @@ def assemble(
             f"--batch-size {recipe.batch_size} does not divide into {flags.devices} devices x "
             f"{flags.accumulate} micro-batches"
         )
+    unit = getattr(recipe.order, "unit", 1)
+    if recipe.batch_size % (flags.accumulate * flags.devices * unit):
+        raise UserError(
+            f"--batch-size {recipe.batch_size // unit} labelled images do not divide into {flags.devices} devices x "
+            f"{flags.accumulate} micro-batches"
+        )
     if recipe.batch_size // (flags.accumulate * flags.devices) < recipe.least:
         raise UserError(
             f"{method} compares {recipe.least} images at a time on each device; a batch of {recipe.batch_size} over "
             f"{flags.devices} devices x {flags.accumulate} micro-batches leaves fewer; use a larger --batch-size"
         )
-    _groups_fit(recipe, recipe.batch_size // (flags.accumulate * flags.devices))
-    return Assembly(recipe, _words(recipe, backbone, options, size))
 
 
 def _groups_fit(recipe: Recipe, share: int) -> None:

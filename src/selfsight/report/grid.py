@@ -22,12 +22,14 @@ from selfsight.batches import (
     PlacedViews,
     QuarterSeen,
     TiledImages,
+    TurnedImages,
     TwoViews,
 )
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import Key, permutation
 from selfsight.lab import to_rgb
 from selfsight.parts.montage import PIECES, arrangement, montage
+from selfsight.parts.turns import turn
 from selfsight.report.thumbnails import as_image, thumbnail
 from selfsight.sizes import SMALL
 from selfsight.views.protocol import Views
@@ -160,6 +162,8 @@ def _besides(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]] | 
             return [veiled(undo(views, batch.x), batch)]
         case ColouredImages():
             return [in_colour(batch, getattr(views, "stride", 1))]
+        case TurnedImages():  # which itself is shown upright
+            return [undo(views, copy) for copy in turn(batch.x, batch.turns[:, -3:]).split(len(batch.x))]
         case Images() | Exemplars():
             return []
     return None
