@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from selfsight.cli import import_
 from selfsight.flags import Flags
 from selfsight.pipelines.simclr_v2 import simclr_v2
 from selfsight.recipes.catalogue import UNMEASURED, cards, hyper_parameters, listed, stages
@@ -127,6 +128,7 @@ COMMAND_FLAGS = {"data", "out", "protocol", "format", "kind", "positions", "epoc
 def test_flags_in_the_text_exist(path):
     own = [name for stage in stages() for name in hyper_parameters(stage)]
     names = [*Flags.__dataclass_fields__, *own, *inspect.signature(simclr_v2).parameters]
+    names += inspect.signature(import_).parameters
     known = {name.replace("_", "-") for name in names} | COMMAND_FLAGS
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")):
         assert flag in known, f"{path.name} names --{flag}"

@@ -95,6 +95,8 @@ def from_file(words: list[str]) -> list[str]:
 
     path, rest = Path(words[at + 1]), [*words[1:at], *words[at + 2 :]]
     settings = read_settings(path)
+    if settings.get("imported"):
+        raise UserError(f"{path} is of an imported checkpoint, no training; to begin with its weights use --init-from")
     flags = flags_from({k: v for k, v in settings["flags"].items() if v is not None and k != "out"})
     again = arguments(settings["method"], flags, settings.get("hyper", {}))
     given = {word.split("=")[0] for word in rest if word.startswith("--")}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from selfsight.batches import Images
 from selfsight.data.opening import open_data
 from selfsight.data.protocol import Source
 from selfsight.data.splits import Chosen
@@ -19,6 +20,9 @@ from selfsight.errors import UserError
 from selfsight.flags import LEARNING, OBJECT, Flags, flags_from
 from selfsight.recipes.assembly import Assembly, assemble
 from selfsight.recipes.recipe import Recipe
+from selfsight.views.pipelines import PlainView, plain_view
+from selfsight.views.protocol import Views
+from selfsight.views.view import Normalise
 
 FORMAT = 1
 PARTS = (
@@ -52,14 +56,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def prepare_folder(folder: Path, flags: Flags) -> None:
+def prepare_folder(folder: Path, flags: Flags, *, resumable: bool = True) -> None:
     """Makes the folder of a new run; one that holds another run is kept unless ``--overwrite`` is given."""
     if (folder / "run.yaml").exists():
         if not flags.overwrite:
-            raise UserError(
-                f"{folder} holds another run; go on with it by --resume, delete it by --overwrite, "
-                "or choose another --out"
-            )
+            go_on = "go on with it by --resume, " if resumable else ""
+            raise UserError(f"{folder} holds another run; {go_on}delete it by --overwrite, or choose another --out")
         for target in [*(folder / part for part in PARTS), *folder.glob("events.out.tfevents*")]:
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -107,6 +109,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+def view_facts(plain: PlainView) -> dict[str, Any]:
+    """The evaluation view of an imported encoder, as run.yaml has it."""
+    scale = plain.normalise and [list(numbers) for numbers in plain.normalise]
+    return {"size": plain.size, "resize": plain.resize, "interpolation": plain.interpolation, "normalise": scale}
+
+
 class OpenRun:
     """A run's folder, opened to be evaluated, embedded, exported or reported."""
 
@@ -120,6 +128,20 @@ class OpenRun:
     @property
     def method(self) -> str:
         return self.settings["method"]
+
+    @property
+    def imported(self) -> dict[str, Any] | None:
+        """Where the weights come from, if they were published by others: no recipe, data or training goes with them."""
+        return self.settings.get("imported")
+
+    @cached_property
+    def plain(self) -> Views[Images]:
+        """The evaluation view."""
+        if self.imported is None:
+            return self.assembly.recipe.views.plain
+        facts = self.imported["view"]
+        scale = facts["normalise"] and Normalise(*map(tuple, facts["normalise"]))
+        return plain_view(facts["size"], scale, resize=facts["resize"], interpolation=facts["interpolation"])
 
     @property
     def finished(self) -> bool:
@@ -138,9 +160,11 @@ class OpenRun:
     @cached_property
     def assembly(self) -> Assembly:
         """Encoder and recipe as the run was begun, before any training."""
-        return self._assembled(self.settings["data"]["samples"])
+        return self._assembled(self.settings["data"].get("samples", 0))
 
     def _assembled(self, samples: int) -> Assembly:
+        if self.imported is not None:
+            raise UserError(f"{self.path} was imported: it has an encoder, but no recipe, head or training")
         data = self.settings["data"]
         native = tuple(data["native"]) if data.get("native") else None
         flags = replace(self.flags, pretrained=False)  # the run's own weights come over them
@@ -149,11 +173,14 @@ class OpenRun:
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
         """The recipe with the run's trained weights."""
+        if self.imported is not None and which == "best":
+            raise UserError(f"{self.path} was imported: it has one set of weights; use --which last")
         if which == "best" and not (self.path / "checkpoints" / "best.pt").exists():
             raise UserError(f"{self.path} has no best checkpoint: it had no labels for the probe; use --which last")
+        assembly = self.assembly
         state = checkpoint.load(self.path / "checkpoints" / f"{which}.pt")
-        self.assembly.recipe.method.load_state_dict(state["method"])
-        return self.assembly.recipe
+        assembly.recipe.method.load_state_dict(state["method"])
+        return assembly.recipe
 
     def encoder(self, which: Literal["last", "best"] = "last") -> Any:
         """The trained encoder: encoder.safetensors, or a checkpoint's where the run has not ended or for ``best``."""
@@ -165,6 +192,8 @@ class OpenRun:
 
     def data(self) -> str:
         """What the run's images were opened from; a ``UserError`` where only the Python program that began it knows."""
+        if self.imported is not None:
+            raise UserError(f"{self.path} was imported and has no images of its own; give --data")
         if str(self.flags.data).startswith(OBJECT):
             kind = str(self.flags.data).removeprefix(OBJECT)
             raise UserError(f"{self.path} was trained on a Python object ({kind}), which it cannot open: give data=")

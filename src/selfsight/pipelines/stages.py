@@ -68,6 +68,10 @@ def run_stage(
         if option not in common | own:
             raise unknown(f"flag of {name}", option, common | own)
     begun = open_run(argument)
+    if begun.imported:
+        raise UserError(
+            f"{begun.path} was imported: it has no head to go on with; selfsight evaluate --protocol finetune tunes it"
+        )
     if not begun.finished and not options.get("resume") and PREPARED not in os.environ:
         say(f"{begun.path} has not come to its end: its last checkpoint is taken")
     flags, hyper = _FOLLOWS[name](begun, options)
