@@ -16,6 +16,7 @@ from selfsight.data.opening import open_data
 from selfsight.data.protocol import Source
 from selfsight.data.splits import Chosen
 from selfsight.engine import checkpoint
+from selfsight.engine.stored import check_hyper, check_settings, read_plain, stored_flags
 from selfsight.errors import UserError
 from selfsight.flags import LEARNING, OBJECT, Flags, flags_from
 from selfsight.recipes.assembly import Assembly, assemble
@@ -32,6 +33,14 @@ PARTS = (
 """What a run puts into its folder: ``--overwrite`` deletes these and nothing else."""
 
 
+_MOST = 1 << 24
+_SHAPES: Mapping[str, type] = {
+    "format": int,
+    "method": str,
+    **dict.fromkeys(("flags", "hyper", "resolved", "data", "machine"), dict),
+}
+
+
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Writes run.yaml."""
     text = yaml.safe_dump({"format": FORMAT, **settings}, sort_keys=False, allow_unicode=True)
@@ -42,18 +51,25 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Reads a run.yaml, or that of a run's folder."""
     path = path / "run.yaml" if path.is_dir() else path
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = read_plain(path, "a run's settings")
     except FileNotFoundError:
         inside = sorted(str(found.parent) for found in path.parent.glob("*/run.yaml"))
         hint = f"; it holds {', '.join(inside[:4])}{'...' if len(inside) > 4 else ''}" if inside else ""
         raise UserError(f"there is no run at {path.parent}: it has no run.yaml{hint}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a run's settings ({type(error).__name__})") from None
     if not isinstance(settings, dict) or not {"format", "method", "flags"} <= settings.keys():
         raise UserError(f"{path} is not a run's settings: it must name format, method and flags")
+    if not isinstance(settings["format"], int):
+        raise UserError(f"{path} is not a run's settings: its format is no number")
     if settings["format"] > FORMAT:
         raise UserError(f"{path} was written by a newer selfsight (format {settings['format']}); upgrade selfsight")
-    return settings
+    check_settings(settings, path)
+    return settings if settings.get("hyper", {}) is not None else {**settings, "hyper": {}}
+
+
+def clear(folder: Path) -> None:
+    """Deletes what killed processes had begun to write."""
+    for path in checkpoint.leftovers(folder):
+        path.unlink(missing_ok=True)
 
 
 def prepare_folder(folder: Path, flags: Flags, *, resumable: bool = True) -> None:
@@ -62,10 +78,13 @@ def prepare_folder(folder: Path, flags: Flags, *, resumable: bool = True) -> Non
         if not flags.overwrite:
             go_on = "go on with it by --resume, " if resumable else ""
             raise UserError(f"{folder} holds another run; {go_on}delete it by --overwrite, or choose another --out")
-        for target in [*(folder / part for part in PARTS), *folder.glob("events.out.tfevents*")]:
-            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # run.yaml stays until the new one takes its place: whatever ends this call, another --overwrite goes on from it
+        for target in [*(folder / part for part in PARTS if part != "run.yaml"), *folder.glob("events.out.tfevents*")]:
+            is_folder = target.is_dir() and not target.is_symlink()
+            shutil.rmtree(target) if is_folder else target.unlink(missing_ok=True)
+    elif folder.exists() and (not folder.is_dir() or {*folder.iterdir()} - {*checkpoint.leftovers(folder)}):
         raise UserError(f"{folder} exists, is not empty and holds no run; choose another --out")
+    clear(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -84,6 +103,9 @@ def resumed_flags(
     if settings["method"] != method:
         raise UserError(f"{folder} is a run of {settings['method']}, not of {method}; choose another --out")
     before, now = settings["flags"], flags.plain()
+    check_settings(settings, folder / "run.yaml", whole=True)
+    stored_flags(before, folder / "run.yaml")
+    check_hyper(method, settings.get("hyper") or {}, folder / "run.yaml")
     differing = [
         f"--{name.replace('_', '-')} {before.get(name)} -> {now[name]}"
         for name in sorted(LEARNING)
@@ -123,7 +145,9 @@ class OpenRun:
         if not self.path.exists():
             raise UserError(f"there is no run at {self.path}")
         self.settings = read_settings(self.path)
-        self.flags = flags_from({k: v for k, v in self.settings["flags"].items() if v is not None})
+        check_settings(self.settings, self.path / "run.yaml", whole=True)
+        self.flags = stored_flags(self.settings["flags"], self.path / "run.yaml")
+        self.flags.check()
 
     @property
     def method(self) -> str:
@@ -139,9 +163,12 @@ class OpenRun:
         """The evaluation view."""
         if self.imported is None:
             return self.assembly.recipe.views.plain
-        facts = self.imported["view"]
-        scale = facts["normalise"] and Normalise(*map(tuple, facts["normalise"]))
-        return plain_view(facts["size"], scale, resize=facts["resize"], interpolation=facts["interpolation"])
+        try:
+            facts = self.imported["view"]
+            scale = facts["normalise"] and Normalise(*map(tuple, facts["normalise"]))
+            return plain_view(facts["size"], scale, resize=facts["resize"], interpolation=facts["interpolation"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{self.path} is damaged: its evaluation view cannot be read; import it again") from None
 
     @property
     def finished(self) -> bool:
@@ -160,13 +187,14 @@ class OpenRun:
     @cached_property
     def assembly(self) -> Assembly:
         """Encoder and recipe as the run was begun, before any training."""
-        return self._assembled(self.settings["data"].get("samples", 0))
+        return self._assembled(self.settings["data"]["samples"])
 
     def _assembled(self, samples: int) -> Assembly:
         if self.imported is not None:
             raise UserError(f"{self.path} was imported: it has an encoder, but no recipe, head or training")
         data = self.settings["data"]
         native = tuple(data["native"]) if data.get("native") else None
+        check_hyper(self.method, self.settings.get("hyper") or {}, self.path / "run.yaml")
         flags = replace(self.flags, pretrained=False)  # the run's own weights come over them
         how: dict[str, Any] = {"samples": samples, "native": native, "classes": len(self.classes)}
         return assemble(self.method, flags, self.settings.get("hyper", {}), **how, training=False)
@@ -177,10 +205,9 @@ class OpenRun:
             raise UserError(f"{self.path} was imported: it has one set of weights; use --which last")
         if which == "best" and not (self.path / "checkpoints" / "best.pt").exists():
             raise UserError(f"{self.path} has no best checkpoint: it had no labels for the probe; use --which last")
-        assembly = self.assembly
-        state = checkpoint.load(self.path / "checkpoints" / f"{which}.pt")
-        assembly.recipe.method.load_state_dict(state["method"])
-        return assembly.recipe
+        path = self.path / "checkpoints" / f"{which}.pt"
+        checkpoint.fill_(self.assembly.recipe.method, checkpoint.load(path), path)
+        return self.assembly.recipe
 
     def encoder(self, which: Literal["last", "best"] = "last") -> Any:
         """The trained encoder: encoder.safetensors, or a checkpoint's where the run has not ended or for ``best``."""

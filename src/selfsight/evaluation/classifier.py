@@ -27,6 +27,7 @@ from selfsight.evaluation.baselines import fresh
 from selfsight.evaluation.evaluate import save, show
 from selfsight.evaluation.features import extract
 from selfsight.evaluation.finetune import finetune, labelled_fraction
+from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.processes import processes
 from selfsight.evaluation.score import Score, score
 from selfsight.evaluation.stream import Place
@@ -175,18 +176,17 @@ def _scratch(
     if len(getattr(method, "projector", ())):
         encoder = WithHead(encoder, method.projector)
     resolved = tuned.settings["resolved"]
-    found, tuning = finetune(
-        fresh(encoder, seed=tuned.flags.seed),
-        kept,
-        known.test,
+    lesson = Lesson(
+        train=kept,
+        test=known.test,
         crop=crop_of(plain),
         plain=plain,
         classes=known.classes,
         epochs=resolved["epochs"],
         batch_size=resolved["batch_size"],
-        scratch=True,
         seed=tuned.flags.seed,
         place=place,
     )
+    found, tuning = finetune(fresh(encoder, seed=tuned.flags.seed), lesson, scratch=True)
     settings = {name: getattr(tuning, name) for name in ("labelled", "optimiser", "lr", "epochs", "batch_size")}
     return {**found.row(), "settings": settings}

@@ -36,7 +36,7 @@ class Subject:
     def masked(self) -> bool:
         """Whether the run's method predicts what is masked: then MAE's linear probe is its paper's."""
         if self.run is not None and self.run.imported:
-            return self.run.imported["probe"] == "mae"
+            return self.run.imported.get("probe") == "mae"
         return self.run is not None and catalogue.entry(self.run.method).family == "masked"
 
     def facts(self) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def _settings(made: Imported, facts: Mapping[str, Any], folder: Path, command: s
             "backbone_options": dict(made.shape.options),
             "views": made.plain.describe(),
         },
-        "data": {},
+        "data": {"name": "", "samples": 0, "fingerprint": ""},
         "versions": versions(),
         "command": command,
     }

@@ -20,6 +20,7 @@ from selfsight.engine.checkpoint import write_atomically
 from selfsight.engine.launch import is_launched
 from selfsight.engine.loop import Ending
 from selfsight.engine.start import Say
+from selfsight.engine.stored import read_plain
 from selfsight.errors import UserError
 from selfsight.evaluation.evaluate import NAMES
 from selfsight.evaluation.table import percent, show_table
@@ -61,10 +62,12 @@ def settle(
         raise UserError("a pipeline starts its own processes; call it once, with --devices")
     path = folder / SETTINGS
     if path.exists() and not overwrite:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found.get("pipeline") != name or found.get("format", FORMAT + 1) > FORMAT:
+        found = read_plain(path, "a pipeline's settings")
+        if not isinstance(found, dict) or found.get("pipeline") != name or found.get("format") not in range(FORMAT + 1):
             raise UserError(f"{path} is not what this version's {name} has written; choose another --out")
-        before = found["settings"]
+        before = found.get("settings")
+        if not isinstance(before, dict):
+            raise UserError(f"{path} is damaged; write it anew with --overwrite, or choose another --out")
         other = [k for k in sorted(given) if asked[k] != before.get(k)]
         fixed = [k for k in other if k not in later or _has_learnt(folder / later[k])]
         if fixed:
@@ -103,11 +106,7 @@ def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, a
         place = folder / stage.name
         if not (place / "encoder.safetensors").exists():
             say(f"{stage.name}: {stage.what}")
-            how: dict[str, Any] = {}
-            if (place / "checkpoints" / "last.pt").exists():
-                how["resume"] = True
-            elif (place / "run.yaml").exists():
-                how["overwrite"] = True  # stopped before its first checkpoint
+            how = how_to_begin(place)
             if until is not None:
                 how["max_time"] = f"{max(until - time.monotonic(), 0.01):.2f}s"
             ended = stage.run(place, how)
@@ -120,17 +119,27 @@ def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, a
     return "done"
 
 
+def how_to_begin(place: Path) -> dict[str, Any]:
+    """The flags of a run that may have been begun before: it goes on from its last checkpoint, if it has one."""
+    if (place / "checkpoints" / "last.pt").exists():
+        return {"resume": True}
+    return {"overwrite": True} if (place / "run.yaml").exists() else {}
+
+
 def write_summary(folder: Path, stages: Sequence[Stage]) -> dict[str, Any]:
     """``summary.json``: for each measured stage its score and its baselines', as its own JSON has them."""
     rows: dict[str, Any] = {}
     for stage in stages:
         path = folder / stage.name / "evaluation" / f"{stage.protocol}.json"
         if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_plain(path, "an evaluation, delete it to measure again")
             kept = ("protocol", "encoder", "settings", "scores", "baselines", "data")
+            if not isinstance(found, dict) or not found.keys() >= {*kept}:
+                raise UserError(f"{path} is damaged; delete it, and the same command measures again")
             rows[stage.name] = {"what": stage.what, **{key: found[key] for key in kept}}
     summary = {"format": FORMAT, "stages": rows}
-    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / SUMMARY, text.encode(errors="backslashreplace"))
     return summary
 
 

@@ -20,6 +20,8 @@ from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting
 from selfsight.schedules import constant
 from selfsight.sizes import SMALL
 
+_UNFIT = (TypeError, ArithmeticError, LookupError, AttributeError, AssertionError, RuntimeError, MemoryError)
+"""What a recipe's constructors raise of numbers that they cannot mean, a width of -1 for instance."""
 UPDATES = 8
 """At least so many updates an epoch, where the data are smaller than the paper's batch."""
 
@@ -103,6 +105,9 @@ def assemble(
         recipe = function(setting, **hyper)
     except ValueError as error:
         raise UserError(str(error)) from error
+    except _UNFIT as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{method} cannot be built from these flags ({type(error).__name__}: {said})") from error
     given, samples = samples, samples if recipe.images is None else len(recipe.images)
     if recipe.batch_size > samples and flags.batch_size is None:
         fits = max(_power_of_two(samples // UPDATES), 2, recipe.least)

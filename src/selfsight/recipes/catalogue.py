@@ -50,6 +50,8 @@ class Card:
     sizes: tuple[int, ...] = ()
     """The only image sizes that its encoder takes, ascending; none where it takes any."""
     needs: str = ""
+    yields: str = ""
+    """What it trains, where that is no encoder to evaluate: ``tokenizer``."""
     takes: str = ""
     """Of a stage: the flag that its command takes as its one argument."""
     fixed: tuple[str, ...] = ()

@@ -79,7 +79,7 @@ def _evaluations(folder: Path) -> tuple[dict[str, Mapping[str, Any]], str]:
     for path in sorted(folder.glob("*.json")):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             result = None
         if isinstance(result, dict):
             found[path.stem] = result

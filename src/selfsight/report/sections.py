@@ -132,11 +132,18 @@ _NAMES = {
 def score_rows(result: Mapping[str, Any]) -> list[ScoreRow]:
     """The encoder's score and its baselines', in that order, from one evaluation's JSON."""
     rows: list[ScoreRow] = []
-    measured: dict[str, Any] = {"trained": result.get("scores"), **(result.get("baselines") or {})}
+    beside = result.get("baselines")
+    measured: dict[str, Any] = {"trained": result.get("scores"), **(beside if isinstance(beside, Mapping) else {})}
     for key, scores in measured.items():
-        if isinstance(scores, Mapping) and scores.get("top1") is not None:
-            rows.append(ScoreRow(_NAMES.get(key, key), scores["top1"], scores.get("top5"), scores.get("per_class")))
+        if isinstance(scores, Mapping) and (top1 := _share(scores.get("top1"))) is not None:
+            others = _share(scores.get("top5")), _share(scores.get("per_class"))
+            rows.append(ScoreRow(_NAMES.get(key, key), top1, *others))
     return rows
+
+
+def _share(value: Any) -> float | None:
+    """A number of a file that somebody may have changed, or None."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def evaluation(content: ReportContent) -> Section:
@@ -157,6 +164,7 @@ def evaluation(content: ReportContent) -> Section:
 
 def _quality(found: Mapping[str, Any]) -> Rows:
     """Label-free readings, a column for each encoder."""
+    found = {who: numbers for who, numbers in found.items() if isinstance(numbers, Mapping)}
     keys = list(next(iter(found.values()), {}))
     head = ["label-free quality", *(_NAMES.get(who, who) for who in found)]
     return Rows(head, [[key, *(_words(numbers.get(key)) for numbers in found.values())] for key in keys])
