@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfsight.cli import evaluate
+from selfsight.cli import evaluate, import_
 from selfsight.flags import Flags
 from selfsight.pipelines.noisy_student import noisy_student
 from selfsight.pipelines.simclr_v2 import simclr_v2
@@ -144,7 +144,7 @@ COMMAND_FLAGS = {
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_flags_in_the_text_exist(path):
     own = [name for stage in stages() for name in hyper_parameters(stage)]
-    commands = (simclr_v2, noisy_student, evaluate)
+    commands = (simclr_v2, noisy_student, evaluate, import_)
     functions = [name for command in commands for name in inspect.signature(command).parameters]
     known = {name.replace("_", "-") for name in (*Flags.__dataclass_fields__, *own, *functions)} | COMMAND_FLAGS
     for script in (ROOT / "benchmarks").glob("*.py"):

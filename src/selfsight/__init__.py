@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from selfsight.engine.run import open_run as open_run
     from selfsight.evaluation.embed import embed as embed
     from selfsight.evaluation.evaluate import evaluate as evaluate
+    from selfsight.importing.checkpoint import import_checkpoint as import_checkpoint
     from selfsight.loading import load as load
     from selfsight.loading import load_classifier as load_classifier
     from selfsight.method import Clock as Clock
@@ -37,6 +38,7 @@ _PLACES = {
     "evaluate": "selfsight.evaluation.evaluate",
     "export": "selfsight.engine.export",
     "finetune": "selfsight.pipelines.stages",
+    "import_checkpoint": "selfsight.importing.checkpoint",
     "load": "selfsight.loading",
     "load_classifier": "selfsight.loading",
     "noisy_student": "selfsight.pipelines.stages",
@@ -57,6 +59,7 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "import_checkpoint",
     "load",
     "load_classifier",
     "noisy_student",

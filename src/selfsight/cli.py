@@ -14,6 +14,7 @@ from selfsight.cli_pretrain import from_file, pretrain_command
 from selfsight.cli_stages import pipeline_app, stage_command
 from selfsight.errors import ToldElsewhere, TrainingError, UserError, unknown
 from selfsight.flags import Flags
+from selfsight.importing.layouts import Activation, Name, Pool, Scale, Which
 from selfsight.recipes import catalogue
 
 
@@ -56,6 +57,7 @@ def _app(words: Sequence[str]) -> App:
     app.command(list_, name="list")
     for command in (show, evaluate, embed, analyse, export, views, report, bench, demo):
         app.command(command)
+    app.command(import_, name="import")
     return app
 
 
@@ -300,6 +302,50 @@ def export(
     from selfsight.engine.export import export as export_  # noqa: PLC0415
 
     print(export_(run, format=format, out=out, which=which))
+
+
+def import_(
+    checkpoint: Path,
+    *,
+    out: Path | None = None,
+    layout: Name | None = None,
+    which: Which | None = None,
+    pool: Pool | None = None,
+    scale: Scale | None = None,
+    activation: Activation | None = None,
+    heads: int | None = None,
+    image_size: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Makes a run of a published checkpoint, which evaluate, embed, export and analyse take.
+
+    Args:
+        checkpoint: a .pth, .pt or .safetensors file of MAE, iBOT, DINO, MoCo v3, SimMIM, BEiT or CLIP.
+        out: the run's folder. Default: runs/FILE.
+        layout: whose checkpoint it is, where its keys do not tell.
+        which: whose weights, where it has both. Default: as the paper evaluates.
+        pool: a transformer's feature. Default: as the paper evaluates.
+        scale: how images are normalised; half is mean and deviation 0.5. Default: as the official code.
+        activation: of CLIP, which no tensor tells.
+        heads: of a transformer of a width that was never published.
+        image_size: another one than the checkpoint's, by interpolated positions.
+        overwrite: delete the run in --out first.
+    """
+    from selfsight.importing.checkpoint import import_checkpoint  # noqa: PLC0415
+
+    import_checkpoint(
+        checkpoint,
+        out=out,
+        layout=layout,
+        which=which,
+        pool=pool,
+        scale=scale,
+        activation=activation,
+        heads=heads,
+        image_size=image_size,
+        overwrite=overwrite,
+        say=print,
+    )
 
 
 def views(

@@ -96,6 +96,8 @@ def from_file(words: list[str]) -> list[str]:
 
     path, rest = Path(words[at + 1]), [*words[1:at], *words[at + 2 :]]
     settings = read_settings(path)
+    if settings.get("imported"):
+        raise UserError(f"{path} is of an imported checkpoint, no training; to begin with its weights use --init-from")
     # which folder, and what becomes of a run in it, is for this call to say
     flags = replace(stored_flags(settings["flags"], path), out=None, resume=False, overwrite=False)
     flags.check()

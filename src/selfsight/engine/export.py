@@ -235,6 +235,8 @@ def _call(arguments: Mapping[str, Any]) -> str:
 def _story(encoder: Any, facts: Mapping[str, Any]) -> str:
     """What one must know to use the weights."""
     origin = f"Pretrained with {facts['method']} by selfsight. " if facts.get("method") else ""
+    if from_others := facts.get("imported"):
+        origin = f"The backbone of {from_others['file']}, a checkpoint of {from_others['title']}. "
     normalise = facts.get("normalise")
     scale = (
         f"normalised with mean {normalise['mean']} and standard deviation {normalise['std']}"

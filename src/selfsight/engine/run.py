@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from selfsight.batches import Images
 from selfsight.data.opening import open_data
 from selfsight.data.protocol import Source
 from selfsight.data.splits import Chosen
@@ -20,6 +21,9 @@ from selfsight.errors import UserError
 from selfsight.flags import LEARNING, OBJECT, Flags, flags_from
 from selfsight.recipes.assembly import Assembly, assemble
 from selfsight.recipes.recipe import Recipe
+from selfsight.views.pipelines import PlainView, plain_view
+from selfsight.views.protocol import Views
+from selfsight.views.view import Normalise
 
 FORMAT = 1
 PARTS = (
@@ -68,14 +72,12 @@ def clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def prepare_folder(folder: Path, flags: Flags) -> None:
+def prepare_folder(folder: Path, flags: Flags, *, resumable: bool = True) -> None:
     """Makes the folder of a new run; one that holds another run is kept unless ``--overwrite`` is given."""
     if (folder / "run.yaml").exists():
         if not flags.overwrite:
-            raise UserError(
-                f"{folder} holds another run; go on with it by --resume, delete it by --overwrite, "
-                "or choose another --out"
-            )
+            go_on = "go on with it by --resume, " if resumable else ""
+            raise UserError(f"{folder} holds another run; {go_on}delete it by --overwrite, or choose another --out")
         # run.yaml stays until the new one takes its place: whatever ends this call, another --overwrite goes on from it
         for target in [*(folder / part for part in PARTS if part != "run.yaml"), *folder.glob("events.out.tfevents*")]:
             is_folder = target.is_dir() and not target.is_symlink()
@@ -129,6 +131,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+def view_facts(plain: PlainView) -> dict[str, Any]:
+    """The evaluation view of an imported encoder, as run.yaml has it."""
+    scale = plain.normalise and [list(numbers) for numbers in plain.normalise]
+    return {"size": plain.size, "resize": plain.resize, "interpolation": plain.interpolation, "normalise": scale}
+
+
 class OpenRun:
     """A run's folder, opened to be evaluated, embedded, exported or reported."""
 
@@ -144,6 +152,23 @@ class OpenRun:
     @property
     def method(self) -> str:
         return self.settings["method"]
+
+    @property
+    def imported(self) -> dict[str, Any] | None:
+        """Where the weights come from, if they were published by others: no recipe, data or training goes with them."""
+        return self.settings.get("imported")
+
+    @cached_property
+    def plain(self) -> Views[Images]:
+        """The evaluation view."""
+        if self.imported is None:
+            return self.assembly.recipe.views.plain
+        try:
+            facts = self.imported["view"]
+            scale = facts["normalise"] and Normalise(*map(tuple, facts["normalise"]))
+            return plain_view(facts["size"], scale, resize=facts["resize"], interpolation=facts["interpolation"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{self.path} is damaged: its evaluation view cannot be read; import it again") from None
 
     @property
     def finished(self) -> bool:
@@ -165,6 +190,8 @@ class OpenRun:
         return self._assembled(self.settings["data"]["samples"])
 
     def _assembled(self, samples: int) -> Assembly:
+        if self.imported is not None:
+            raise UserError(f"{self.path} was imported: it has an encoder, but no recipe, head or training")
         data = self.settings["data"]
         native = tuple(data["native"]) if data.get("native") else None
         check_hyper(self.method, self.settings.get("hyper") or {}, self.path / "run.yaml")
@@ -174,6 +201,8 @@ class OpenRun:
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
         """The recipe with the run's trained weights."""
+        if self.imported is not None and which == "best":
+            raise UserError(f"{self.path} was imported: it has one set of weights; use --which last")
         if which == "best" and not (self.path / "checkpoints" / "best.pt").exists():
             raise UserError(f"{self.path} has no best checkpoint: it had no labels for the probe; use --which last")
         path = self.path / "checkpoints" / f"{which}.pt"
@@ -190,6 +219,8 @@ class OpenRun:
 
     def data(self) -> str:
         """What the run's images were opened from; a ``UserError`` where only the Python program that began it knows."""
+        if self.imported is not None:
+            raise UserError(f"{self.path} was imported and has no images of its own; give --data")
         if str(self.flags.data).startswith(OBJECT):
             kind = str(self.flags.data).removeprefix(OBJECT)
             raise UserError(f"{self.path} was trained on a Python object ({kind}), which it cannot open: give data=")

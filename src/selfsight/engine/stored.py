@@ -24,6 +24,7 @@ _SETTINGS: Mapping[str, Any] = {
     "resolved": dict,
     "data": dict,
     "machine": dict,
+    "imported": dict,
     "resolved.image_size": int,
     "resolved.backbone": str,
     "data.name": str,

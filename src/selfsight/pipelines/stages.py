@@ -91,6 +91,10 @@ def run_stage(
     if name == "noisy_student":
         return _self_train(argument, options, common=common, own=own, say=say, quiet=quiet)
     begun = open_run(argument)
+    if begun.imported:
+        raise UserError(
+            f"{begun.path} was imported: it has no head to go on with; selfsight evaluate --protocol finetune tunes it"
+        )
     _say_if_unfinished(begun, options, say)
     flags, hyper = _FOLLOWS[name](begun, options)
     hyper |= {k: v for k, v in options.items() if k in own}

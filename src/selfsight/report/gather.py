@@ -103,6 +103,8 @@ def _draw(run: Path, missing: dict[str, str]) -> dict[str, Any]:
 
     everything = ("views", "reconstructions", "map", "neighbours")
     opened = attempt(everything, lambda: open_run(run))
+    if opened and opened.imported:  # no images go with it
+        return drawn
     source = opened and attempt(everything, opened.trained_on)
     recipe = source and attempt(everything, opened.recipe)
     if not recipe:

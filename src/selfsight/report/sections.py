@@ -307,10 +307,10 @@ def repeat(content: ReportContent) -> Section:
     parts: list[Part] = []
     if command:
         line = command if isinstance(command, str) else " ".join(map(str, command))
-        parts = [
-            Part("code", line, "The command"),
-            Part("code", f"selfsight pretrain --from {content.name}/run.yaml --out runs/again", "From the run file"),
-        ]
+        parts = [Part("code", line, "The command")]
+        if "imported" not in content.settings:
+            again = f"selfsight pretrain --from {content.name}/run.yaml --out runs/again"
+            parts.append(Part("code", again, "From the run file"))
     return Section("repeat", "Repeat it", parts, "run.yaml does not hold the command.")
 
 
@@ -352,4 +352,6 @@ def all_sections(content: ReportContent) -> list[Section]:
     order += [throughput, skipped, settings, repeat]
     if not content.reconstructs:
         order.remove(reconstructions)
+    if "imported" in content.settings:  # it was not trained here
+        order = [evaluation, settings, repeat]
     return [make(content) for make in order]
