@@ -110,7 +110,7 @@ def _draw(run: Path, missing: dict[str, str]) -> dict[str, Any]:
     if not recipe:
         return drawn
     method: Method[Any] = recipe.method
-    drawn["reconstructs"] = hasattr(method, "reconstruct")
+    drawn["reconstructs"] = hasattr(method, "reconstruct") and getattr(method, "predicts_pixels", True)
     seed = int((opened.settings.get("flags") or {}).get("seed") or 0)
     drawn["views"] = attempt(("views",), lambda: draw_views(recipe.views, source, seed))
     if drawn["reconstructs"]:
