@@ -384,7 +384,7 @@ def views(
     flags = Flags(data=data, image_size=image_size, seed=seed, batch_size=1)
     flags.check()
     source = open_data(data, image_size=image_size, seed=seed)
-    made = assemble(method, flags, {}, samples=len(source), native=source.native)
+    made = assemble(method, flags, {}, samples=len(source), native=source.native, training=False)
     if made.recipe.images is not None:
         source = Chosen(source, made.recipe.images, name=source.name)
     picture = views_grid(

@@ -68,7 +68,7 @@ def assemble(
 
     ``start`` is an encoder's state to begin with; it is there before the recipe is, whose momentum targets are copies.
     ``labels`` and the number of ``classes`` are for stages that learn from them; ``training`` is False where a run is
-    opened again.
+    opened again, or only its views are looked at.
     """
     card = catalogue.entry(hyper.get("pretext", {}).get("method", method))  # a stage has its pretraining's encoder
     function = catalogue.recipe_function(method)
@@ -118,7 +118,8 @@ def assemble(
     if flags.optimiser == "adamw":
         recipe = quick(recipe)
     recipe = replace(recipe, optimisers=_override(recipe.optimisers, flags))
-    _check_batch(method, recipe, flags, samples)
+    if training:
+        _check_batch(method, recipe, flags, samples)
     _groups_fit(recipe, recipe.batch_size // (flags.accumulate * flags.devices))
     return Assembly(recipe, _words(recipe, backbone, options, size))
 

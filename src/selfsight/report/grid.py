@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -16,11 +16,13 @@ from selfsight.batches import (
     Images,
     LocatedViews,
     MaskedImages,
+    MaskedPictures,
     MultiCrop,
     Patches,
     Pieces,
     PlacedViews,
     QuarterSeen,
+    SeededImages,
     TiledImages,
     TurnedImages,
     TwoViews,
@@ -87,11 +89,15 @@ def undo(views: Views[Any], x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h
 
 def hide(x: UInt8[Tensor, "b c h w"], masked: Int[Tensor, "b m"], patches: int) -> UInt8[Tensor, "b c h w"]:
     """The images with the patches at ``masked`` greyed; ``patches`` is their number per image."""
+    flags = torch.zeros(len(x), patches, dtype=torch.bool)
+    return greyed(x, flags.scatter_(1, masked.cpu(), torch.ones_like(masked.cpu(), dtype=torch.bool)))
+
+
+def greyed(x: UInt8[Tensor, "b c h w"], masked: Bool[Tensor, "b n"]) -> UInt8[Tensor, "b c h w"]:
+    """The images with the patches greyed that are ``masked``, in row-major order of a square grid."""
     b, c, h, w = x.shape
-    side = round(patches**0.5)
-    flags = torch.zeros(b, patches, dtype=torch.bool)
-    flags.scatter_(1, masked.cpu(), torch.ones_like(masked.cpu(), dtype=torch.bool))
-    mask = flags.view(b, 1, side, 1, side, 1).expand(b, c, side, h // side, side, w // side).reshape(b, c, h, w)
+    side = round(masked.shape[1] ** 0.5)
+    mask = masked.cpu().view(b, 1, side, 1, side, 1).expand(b, c, side, h // side, side, w // side).reshape(b, c, h, w)
     return torch.where(mask, torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8), x)
 
 
@@ -164,7 +170,10 @@ def _besides(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]] | 
             return [in_colour(batch, getattr(views, "stride", 1))]
         case TurnedImages():  # which itself is shown upright
             return [undo(views, copy) for copy in turn(batch.x, batch.turns[:, -3:]).split(len(batch.x))]
-        case Images() | Exemplars():
+        case MaskedPictures():  # and what the tokenizer sees, from 0 to 1
+            seen = (255 * batch.picture.float().cpu().clamp(0, 1)).round().to(torch.uint8)
+            return [greyed(undo(views, batch.x), batch.masked), seen]
+        case Images() | Exemplars() | SeededImages():
             return []
     return None
 
