@@ -306,6 +306,17 @@ def method_module(card: Card) -> str:
     return found[1] if found else card.module
 
 
+def picture(name: str) -> list[str]:
+    """The picture of what a method sees, where one was drawn (``docs/pictures.py views``), and how to draw another."""
+    if not (HERE / "images" / "views" / f"{name}.webp").is_file():
+        return []
+    return [
+        f"What the network sees, three images of the embedded world at 96 px beside their views "
+        f"(`selfsight views {name} --data images/`):",
+        f"![Images and what {name} makes of them](../images/views/{name}.webp)",
+    ]
+
+
 def method_page(card: Card) -> str:
     """One recipe's page: the method and its equations, the recipe, its flags, its results."""
     module = method_module(card)
@@ -316,6 +327,7 @@ def method_page(card: Card) -> str:
             f"# {card.title}",
             to_markdown(title.partition(": ")[2][:1].upper() + title.partition(": ")[2][1:]),
             f"```\nselfsight pretrain {card.name} --data images/\n```",
+            *picture(card.name),
             to_markdown(body).strip(),
             "## The recipe",
             to_markdown(recipe),
