@@ -37,6 +37,7 @@ from selfsight.losses import (
     reconstruction,
     redundancy,
     regression,
+    self_training,
     similarity,
     soft_targets,
     spreading,
@@ -156,6 +157,9 @@ CASES: dict[str, Callable[[Make], Any]] = {
     "predictive.future_nce": lambda x: predictive.future_nce(x(x.b, 2, 3, D), x(x.b, 3, 3, D), ahead=1),
     "reconstruction.normalise_patches": lambda x: reconstruction.normalise_patches(x(x.b, 4, D)),
     "reconstruction.masked_mse": lambda x: reconstruction.masked_mse(x(x.b, 4, D), x(x.b, 4, D), x.ints(4, x.b, 2)),
+    "reconstruction.weighted_mse": lambda x: reconstruction.weighted_mse(
+        x(x.b, 4, D), x(x.b, 4, D), torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(x.b, 4)
+    ),
     "reconstruction.masked_l1": lambda x: reconstruction.masked_l1(
         x(x.b, 3, 4, 4), x(x.b, 3, 4, 4), x.ints(2, x.b, 4, 4).bool()
     ),
@@ -164,6 +168,9 @@ CASES: dict[str, Callable[[Make], Any]] = {
     "redundancy.barlow_twins": lambda x: redundancy.barlow_twins(x(D, D)),
     "regression.cosine_regression": lambda x: regression.cosine_regression(*x.pair()),
     "similarity.negative_cosine": lambda x: similarity.negative_cosine(*x.pair()),
+    "self_training.joint_cross_entropy": lambda x: self_training.joint_cross_entropy(
+        x(x.b, D), x.shares(x.b, D), ratio=1.0
+    ),
     "soft_targets.soft_cross_entropy": lambda x: soft_targets.soft_cross_entropy(*x.pair(), temperature=COLD),
     "soft_targets.known_cross_entropy": lambda x: soft_targets.known_cross_entropy(
         x(x.b, D), x.ints(D + 1, x.b) - 1, torch.tensor(float(x.b))
@@ -180,9 +187,11 @@ NO_LOSSES: dict[str, str] = {
     **dict.fromkeys(("codes.map_pixels", "codes.unmap_pixels"), "of pixels, which views give in float32"),
     **dict.fromkeys(("colour.soft_code", "colour.rarity", "colour.frequencies"), "of labels, made outside autocast"),
     **dict.fromkeys(("contrastive.paired", "contrastive.everyone"), "what losses that are tested here begin with"),
+    "hog.hog": "a target, made of pixels, which views give in float32",
     "infomax.soft_clip": "a step of local_infomax, whose scores are float32",
     **dict.fromkeys(("inpainting.rim", "pixels.centres", "pixels.match"), "of masks and boxes, not of features"),
     **dict.fromkeys(("reconstruction.patchify", "reconstruction.unpatchify"), "order of pixels, no arithmetic"),
+    **dict.fromkeys(("self_training.smoothed", "self_training.tempered"), "targets, of labels and of stored float32"),
     **dict.fromkeys(("precision.full", "precision.no_autocast"), "make the precision that the others are tested for"),
 }
 """Functions that get nothing extreme, and why."""
