@@ -168,6 +168,33 @@ def layers_table() -> str:
     return "\n".join([*lines, "", about])
 
 
+def single_table() -> str:
+    """What one photograph teaches each stage, beside many images and none."""
+    result = ladder("single_image")
+    if not result:
+        return "Not measured yet."
+    stages = list(result["rows"][0]["stages"])
+    lines = [
+        f"| Trained on | Images | Epochs | CPU minutes | {' | '.join(f'`{stage}`' for stage in stages)} |",
+        f"|---|--:|--:|--:|{'--:|' * len(stages)}",
+    ]
+    for row in result["rows"]:
+        cells = " | ".join(percent(row["stages"][stage]) for stage in stages)
+        cost = [row.get(key, NO_RESULT) for key in ("samples", "epochs", "training_cpu_minutes")]
+        what = f"`{row['method']}`, {row['images']}" if row["method"] else "nothing: random encoder"
+        lines.append(f"| {what} | {' | '.join(str(one) for one in cost)} | {cells} |")
+    about, machine = result["settings"], result["machine"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{about['photo']} and {about['data']}, {about['encoder']}; linear probes of {about['probe']['epochs']} "
+            f"epochs on {about['probe']['samples']:,} labelled images; {machine['cpu']}, "
+            f"torch {result['versions']['torch']}, {result['date']}.",
+        ]
+    )
+
+
 def solved(task: dict[str, Any]) -> list[str]:
     """What is measured of a task, and its value on held-out images, on seen ones and before training."""
     if not task:
@@ -360,6 +387,7 @@ TABLES = [
     (HERE / "evaluation.md", "pretext", partial(ladder_table, "ladder_caltech")),
     (HERE / "evaluation.md", "layers", layers_table),
     (HERE / "evaluation.md", "tokenizer", tokenizer_table),
+    (HERE / "evaluation.md", "single", single_table),
     (HERE / "speed.md", "speed", speed_table),
 ]
 """Each generated table: its page, its markers, what gives it.

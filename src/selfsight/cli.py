@@ -381,9 +381,10 @@ def views(
         raise UserError(f"--out is {out}; the picture is a PNG, so its name must end in .png")
     if rows < 1:
         raise UserError(f"--rows is {rows}; it must be at least 1")
-    flags = Flags(data=data, image_size=image_size, seed=seed, batch_size=1)
-    flags.check()
     source = open_data(data, image_size=image_size, seed=seed)
+    few = min(4, len(source))  # some methods compare images
+    flags = Flags(data=data, image_size=image_size, seed=seed, batch_size=few)
+    flags.check()
     made = assemble(method, flags, {}, samples=len(source), native=source.native, training=False)
     if made.recipe.images is not None:
         source = Chosen(source, made.recipe.images, name=source.name)

@@ -80,17 +80,19 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
-def read(path: Path) -> Any:
+def read(path: Path, *, legacy: bool = False) -> Any:
     """What ``torch.save`` wrote to ``path``; nothing in it is executed.
 
     torch compares no checksums, though it writes them: they are compared here. What the file's parts claim to be is no
-    more than the file: none is compressed, so none can grow.
+    more than the file: none is compressed, so none can grow. ``legacy`` takes the form of before torch 1.6 as well,
+    which is no archive and has none.
     """
-    with zipfile.ZipFile(path) as archive:
-        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
-            raise zipfile.BadZipFile("its parts are larger than itself")
-        if (damaged := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"{damaged} is not what was written")
+    if not legacy or zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise zipfile.BadZipFile("its parts are larger than itself")
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} is not what was written")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

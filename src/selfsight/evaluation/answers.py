@@ -28,6 +28,7 @@ from selfsight.engine.loop import Ending
 from selfsight.engine.run import OpenRun
 from selfsight.engine.signals import interruption
 from selfsight.engine.start import Say
+from selfsight.engine.stored import read_plain
 from selfsight.errors import UserError
 from selfsight.evaluation.features import extract
 from selfsight.evaluation.processes import processes
@@ -37,6 +38,8 @@ from selfsight.views.protocol import Views
 FORMAT = 1
 PART = 16_384
 """Images of a part: what is lost at most where a labelling is stopped."""
+
+_MOST_PARTS = 1_000_000
 
 
 def write_answers(
@@ -65,7 +68,7 @@ def write_answers(
         "parts": len(parts),
     }
     about = folder / "answers.json"
-    if about.exists() and json.loads(about.read_text(encoding="utf-8")) != facts:
+    if about.exists() and read_plain(about, "a teacher's answers") != facts:
         shutil.rmtree(folder)  # another teacher's, or of other images
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(about, (json.dumps(facts, indent=2) + "\n").encode())
@@ -97,11 +100,14 @@ def read_answers(folder: Path) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray,
     about = folder / "answers.json"
     if not about.exists():
         raise UserError(f"{folder} has no teacher's answers")
-    count = json.loads(about.read_text(encoding="utf-8"))["parts"]
+    known = read_plain(about, "a teacher's answers")
+    count = known.get("parts") if isinstance(known, dict) else None
+    if not isinstance(count, int) or not 0 <= count <= _MOST_PARTS:
+        raise UserError(f"{about} is damaged: it does not say how many parts there are; delete the folder")
     paths = [_path(folder, k) for k in range(count)]
     if not count or not all(path.exists() for path in paths):
         raise UserError(f"{folder} has {sum(path.exists() for path in paths)} of {count} parts of a teacher's answers")
-    parts = [np.load(path) for path in paths]
+    parts = [np.load(path, allow_pickle=False) for path in paths]
     return tuple(np.concatenate([part[name] for part in parts]) for name in ("positions", "probabilities"))  # pyright: ignore[reportReturnType]
 
 

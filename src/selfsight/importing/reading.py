@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from selfsight.engine import checkpoint
 from selfsight.errors import UserError
 
 
@@ -63,7 +64,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
         )
     try:
         with torch.serialization.safe_globals(STAND_INS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = checkpoint.read(path, legacy=True)
     except Exception as error:  # torch raises half a dozen kinds
         raise UserError(f"{path} {_why(error)}") from error
     if not isinstance(content, Mapping):

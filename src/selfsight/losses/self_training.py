@@ -17,6 +17,7 @@ def joint_cross_entropy(
     where of ``b`` images one in :math:`1 + r` has a label. So the loss grows with ``ratio``, by which the paper's
     learning rates go. The targets get no gradient.
 
+    >>> import torch
     >>> joint_cross_entropy(torch.zeros(4, 2), torch.tensor([[0.5, 0.5]] * 4), ratio=3)  # 4 log 2
     tensor(2.7726)
     """
@@ -27,6 +28,7 @@ def joint_cross_entropy(
 def smoothed(labels: Int[Tensor, " b"], classes: int, *, smoothing: float) -> Float[Tensor, "b k"]:
     r"""Label smoothing: :math:`(1 - \epsilon)` on the label, and :math:`\epsilon` shared by all classes alike.
 
+    >>> import torch
     >>> smoothed(torch.tensor([1]), 2, smoothing=0.1)
     tensor([[0.0500, 0.9500]])
     """
@@ -38,6 +40,7 @@ def tempered(probabilities: Float[Tensor, "b k"], temperature: float) -> Float[T
 
     Near 0 it is one class.
 
+    >>> import torch
     >>> tempered(torch.tensor([[0.2, 0.8]]), 0.5)
     tensor([[0.0588, 0.9412]])
     """

@@ -118,8 +118,7 @@ def assemble(
     if flags.optimiser == "adamw":
         recipe = quick(recipe)
     recipe = replace(recipe, optimisers=_override(recipe.optimisers, flags))
-    if training:
-        _check_batch(method, recipe, flags, samples)
+    _check_batch(method, recipe, flags, samples)
     _groups_fit(recipe, recipe.batch_size // (flags.accumulate * flags.devices))
     return Assembly(recipe, _words(recipe, backbone, options, size))
 
