@@ -117,7 +117,7 @@ def hand_made() -> Iterator[tuple[str, bytes]]:
         yield suffix, bytes(5000)
         yield suffix, b"\xff" * 5000
     yield ".jpg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
-    yield ".jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch /tmp/owned) (w) file\n%%EOF\n"
+    yield ".jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch owned) (w) file\n%%EOF\n"
     yield ".png", b"PK\x03\x04" + bytes(200)
     yield ".npy", b"PK\x03\x04" + bytes(200)
     yield ".npy", archive()

@@ -47,11 +47,11 @@ def _array(content: Any) -> bytes:
     return out.getvalue()
 
 
-def _climbing(content: Any) -> bytes:
+def _climbing(content: Any, outside: Path) -> bytes:
     """An archive whose parts want to lie elsewhere, for who unpacks it."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        for name in ("archive/data.pkl", "../climbed", "/tmp/selfsight-climbed", "archive/../../climbed"):
+        for name in ("archive/data.pkl", "../climbed", str(outside.absolute()), "archive/../../climbed"):
             archive.writestr(name, pickle.dumps(content))
     return out.getvalue()
 
@@ -67,5 +67,5 @@ def hostile_files(marker: Path) -> Mapping[str, bytes]:
         "a module": _zipped(first),
         "an old checkpoint": _legacy({"format": 1, "method": {"w": second}}),
         "an array of objects": _array(first),
-        "an archive that climbs": _climbing(first),
+        "an archive that climbs": _climbing(first, marker.with_name("also-climbed")),
     }

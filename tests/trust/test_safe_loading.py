@@ -167,10 +167,10 @@ def test_an_encoder_asks_for_nothing_else(run: Path, promise: Promises, monkeypa
     facts = json.loads(before)
     other = {
         "a Hub's name": {"name": "hf-hub:somebody/something"},
-        "a folder's name": {"name": "local-dir:/tmp"},
+        "a folder's name": {"name": "local-dir:elsewhere"},
         "weights to fetch": {"options": {"pretrained": True}},
-        "a file to load": {"options": {"checkpoint_path": "/tmp/weights.bin"}},
-        "another configuration": {"options": {"pretrained_cfg_overlay": {"file": "/tmp/weights.bin"}}},
+        "a file to load": {"options": {"checkpoint_path": "weights.bin"}},
+        "another configuration": {"options": {"pretrained_cfg_overlay": {"file": "weights.bin"}}},
     }
     for what, change in other.items():
         path.write_text(json.dumps({**facts, **change}))
