@@ -159,6 +159,11 @@ def test_an_encoder_that_was_trained_before_is_kept() -> None:
     assert all(torch.equal(before[name], x) for name, x in encoder.state_dict().items())
 
 
+def test_both_sizes_of_the_vit_have_drop_path() -> None:
+    card = catalogue.card("simmim")
+    assert card.options["drop_path_rate"] == card.small_options["drop_path_rate"] == 0.1
+
+
 def test_what_does_not_fit_is_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match="simmim needs a ViT, BEiT or Swin, not small_cnn"):
         simmim(setting(build_encoder("small_cnn", image_size=32), 32))

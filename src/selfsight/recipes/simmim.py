@@ -64,6 +64,7 @@ CARDS = {
             "use_rel_pos_bias": False,
             "use_shared_rel_pos_bias": True,
             "use_fc_norm": False,
+            "drop_path_rate": 0.1,
         },
         "needs": "tokens",
     },
