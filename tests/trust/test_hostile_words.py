@@ -266,6 +266,14 @@ def _places(tree: Any) -> Any:
             yield from _places(tree[key])
 
 
+HARMFUL = frozenset({"--overwrite", "--resume", "--out"})
+MORE = st.dictionaries(
+    st.sampled_from(["overwrite", "resume", "out", "out=x --overwrite", "temperature", "projection", "init_from"])
+    | TEXT,
+    ANY | st.just("/home/somebody/runs/precious"),
+    max_size=2,
+)
+"""Hyper-parameters that somebody has added."""
 CHANGES = st.lists(st.tuples(st.integers(0, 500), ANY | st.just(...)), min_size=1, max_size=3)
 
 
@@ -278,9 +286,11 @@ def test_settings_of_a_run(examples: int, promise, run: Path, tmp_path: Path, mo
     folder.mkdir()
 
     @tried(examples)
-    @given(CHANGES)
-    def check(changes: list[tuple[int, Any]]) -> None:
+    @given(CHANGES | st.just([]), MORE)
+    def check(changes: list[tuple[int, Any]], more: dict[str, Any]) -> None:
         false = falsified(sound, changes)
+        if isinstance(false.get("hyper"), dict):
+            false["hyper"] |= more
         (folder / "run.yaml").write_text(yaml.safe_dump(false, allow_unicode=True), encoding="utf-8")
         opened, line = refused(lambda: open_run(folder))
         kept(opened is not None or bool(line), f"{changes}: {line}")
@@ -288,13 +298,47 @@ def test_settings_of_a_run(examples: int, promise, run: Path, tmp_path: Path, mo
             built, line = refused(lambda: opened.assembly)
             kept(built is not None or bool(line), f"{changes}: {line}")
         words, line = refused(lambda: from_file(["pretrain", "--from", str(folder / "run.yaml")]))
-        harmless = words is not None and not {"--overwrite", "--resume", "--out"} & {*words}
-        kept(harmless or bool(line), f"{changes}: {words} {line}")
+        harmless = words is not None and not HARMFUL & {word.split("=")[0] for word in words}
+        kept(harmless or bool(line), f"{changes} {more}: {words} {line}")
 
     before = listing(tmp_path, without=(folder,))
     with started() as others:
         check()
     kept(not others and not changed(before, listing(tmp_path, without=(folder,))), str(others))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hyper": {"overwrite": True, "out": "precious"}}, "unknown hyper-parameter of simclr 'overwrite'"),
+        ({"hyper": {"out": "precious"}}, "unknown hyper-parameter of simclr 'out'"),
+        ({"hyper": {"temperature": "--overwrite"}}, "hyper.temperature is '--overwrite'"),
+        ({"hyper": {"temperature": None}}, None),
+        ({"method": "finetune"}, "init_from is missing"),
+        ({"method": "finetune", "flags": {"init_from": "--overwrite"}}, None),
+        ({"method": "distill", "hyper": {"teacher": "--out=precious"}}, None),
+    ],
+    ids=str,
+)
+def test_a_run_file_cannot_say_what_becomes_of_another_run(
+    changes: dict[str, Any], said: str | None, promise, run: Path, tmp_path: Path
+) -> None:
+    kept: Kept = promise(RUN)
+    sound = yaml.safe_load((run / "run.yaml").read_text())
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(sound | changes))
+    words, line = refused(lambda: from_file(["pretrain", "--from", str(tmp_path / "run.yaml")]))
+    if said is None:
+        harmless = words is not None and not HARMFUL & {word.split("=")[0] for word in words}
+        kept(harmless and "None" not in words, f"{words} {line}")
+    else:
+        kept(line is not None and said in line and one_line(line), f"{words} {line}")
+
+
+def test_no_method_names_a_hyper_parameter_as_a_flag_of_every_run() -> None:
+    """Else a run.yaml could say under the one name what it may not under the other."""
+    every = {f.name for f in fields(Flags)}
+    for name in (*catalogue.cards(), *catalogue.stages()):
+        assert not every & catalogue.hyper_parameters(name).keys(), name
 
 
 def _small(told: dict[str, Any]) -> bool:
