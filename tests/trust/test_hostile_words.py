@@ -25,6 +25,7 @@ from selfsight.data.protocol import DataError
 from selfsight.data.sampler import Sampler
 from selfsight.encoders.store import load_encoder
 from selfsight.engine.run import open_run
+from selfsight.engine.stored import fits
 from selfsight.errors import UserError
 from selfsight.flags import SEEDS, Flags, flags_from, seconds
 from selfsight.pipelines.chain import settle
@@ -449,18 +450,44 @@ def test_facts_of_an_encoder(examples: int, promise, run: Path, tmp_path: Path) 
 @lengths(60, 600)
 def test_settings_of_a_pipeline(examples: int, promise, tmp_path: Path) -> None:
     kept: Kept = promise(PIPELINE)
-    sound = {"format": 1, "pipeline": "simclr_v2", "settings": {"data": "world", "seed": 0}}
+    sound = {"format": 1, "pipeline": "simclr_v2", "settings": {"data": "world", "fraction": 0.1, "seed": 0}}
+    kinds, defaults = {"data": str | None, "fraction": float | None, "seed": int | None}, {"data": "world", "seed": 0}
 
     @tried(examples)
     @given(CHANGES, st.binary(max_size=60), st.booleans())
     def check(changes: list[tuple[int, Any]], content: bytes, raw: bool) -> None:
         text = yaml.safe_dump(falsified(sound, changes), allow_unicode=True).encode()
         (tmp_path / "pipeline.yaml").write_bytes(content if raw else text)
-        asked = {"data": "world", "seed": 1}
-        found, line = refused(lambda: settle(tmp_path, "simclr_v2", asked, ["seed"], later={}, overwrite=False))
-        kept(isinstance(found, dict) or bool(line), f"{changes} {content!r}: {line}")
+        asked: dict[str, Any] = {"data": "world", "fraction": None, "seed": 1}
+        how: dict[str, Any] = {"kinds": kinds, "defaults": defaults, "later": {}, "overwrite": False}
+        found, line = refused(lambda: settle(tmp_path, "simclr_v2", asked, [], **how))
+        whole = found is not None and all(fits(found[name], kind) for name, kind in kinds.items())
+        kept((whole and found.keys() == kinds.keys()) or bool(line), f"{changes} {content!r}: {found} {line}")
 
     check()
+
+
+@pytest.mark.parametrize("name", ["simclr_v2", "noisy_student"])
+def test_pipelines_that_are_gone_on_with(
+    name: str, promise, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command itself: what the file has not is filled in, and what is there is judged like a flag."""
+    kept: Kept = promise(PIPELINE)
+    for settings_, said in (
+        ({"data": "world:60", "fraction": 7}, "--fraction is 7"),
+        ({"data": str(tmp_path / "no" / "such")}, "such"),
+        ({"data": 3}, "data is 3"),
+        ({"fraction": "much"}, "fraction is 'much'"),
+        ({"no_such": 1}, "unknown setting 'no_such'"),
+        ({"seed": -1}, "--seed is -1"),
+    ):
+        told = {"format": 1, "pipeline": name, "settings": settings_}
+        (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(told))
+        with pytest.raises(SystemExit) as left:
+            main(["pipeline", name, "--out", str(tmp_path)])
+        lines = capsys.readouterr().err.splitlines()
+        kept(left.value.code == 2 and len(lines) == 1 and said in lines[0], f"{settings_}: {lines}")
+    kept([path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"], name)
 
 
 @lengths(25, 150)
