@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfsight.evaluation.answers import read_answers, write_answers
+from selfsight.evaluation.answers import as_rows, read_answers, write_answers
 
 Answered = Callable[[float, Path], np.ndarray]
 
@@ -19,7 +19,7 @@ def answered(pictures: Any, teacher: Any) -> Answered:
     def answer(scale: float, folder: Path) -> np.ndarray:
         how: dict[str, Any] = {"device": "cpu", "workers": 0, "part": 10, "say": lambda text: None}
         assert write_answers(teacher(scale), pictures(30), np.arange(30), folder, **how) == "done"
-        return read_answers(folder)[1]
+        return read_answers(folder).rows(np.arange(30))
 
     return answer
 
@@ -45,3 +45,20 @@ def test_what_is_not_ours_stays(answered: Answered, tmp_path: Path) -> None:
     answered(1.0, tmp_path)
     answered(2.0, tmp_path)
     assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
+
+
+def test_rows_are_read_where_they_lie(tmp_path: Path) -> None:
+    """In any order, over several parts, and none of them is brought into memory before."""
+    p = np.random.default_rng(0).dirichlet(np.ones(3), 25).astype(np.float32)
+    (tmp_path / "answers.json").write_text('{"parts": 3}')
+    for k, some in enumerate(np.array_split(np.arange(25), 3)):
+        np.save(tmp_path / f"part-{k:05d}.npy", as_rows(100 + some, p[some]))
+    found = read_answers(tmp_path)
+    assert all(isinstance(part, np.memmap) for part in found._parts)
+    which = np.array([24, 0, 9, 8, 9, 17])
+    np.testing.assert_array_equal(found.rows(which), p[which])
+    np.testing.assert_array_equal(found.positions, 100 + np.arange(25))
+    predicted, confidence = found.best()
+    np.testing.assert_array_equal(predicted, p.argmax(axis=1))
+    np.testing.assert_array_equal(confidence, p.max(axis=1))
+    assert found.classes == 3
