@@ -68,7 +68,8 @@ class Teacher:
     path, classes = Path("teacher"), ("a", "b")
 
     def __init__(self, scale: float, plain: PlainView) -> None:
-        encoder, classifier = nn.Flatten(), nn.Linear(768, 2)
+        encoder: Any = nn.Flatten()
+        classifier = nn.Linear(768, 2)
         with torch.no_grad():
             classifier.weight.copy_(scale * torch.arange(1536.0).sin().view(2, 768))
         method: Any = nn.Sequential(encoder, classifier)
