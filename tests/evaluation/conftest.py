@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from selfsight.data.protocol import Source, Unreadable
+from selfsight.engine.run import OpenRun
 from selfsight.views.pipelines import PlainView, plain_view
 
 
@@ -62,7 +63,7 @@ class TinyEncoder(nn.Module):
         return nn.functional.adaptive_avg_pool2d(self.dense(x), 2).flatten(1)
 
 
-class Teacher:
+class Teacher(OpenRun):
     """As much of a classifier's run as answers for pictures needs: two classes; by another ``scale``, another one."""
 
     path, classes = Path("teacher"), ("a", "b")
