@@ -29,7 +29,7 @@ from selfsight.evaluation.attentive import attentive
 from selfsight.evaluation.features import extract
 from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.linear_sgd import linear_sgd
-from selfsight.evaluation.processes import processes
+from selfsight.evaluation.processes import meet, processes
 from selfsight.evaluation.subject import crop_of
 from selfsight.views.pipelines import plain_view
 
@@ -72,6 +72,8 @@ assert answered(2.0) == "done"
 found = answers.read_answers(out / "answers")
 places, told = map(torch.from_numpy, (found.positions, found.rows(np.arange(39))))
 torch.save({"places": places, "told": told}, out / f"told-{os.environ['RANK']}.pt")
+with processes("cpu") as place:
+    meet(place)  # both have read
 if first:
     (out / "answers" / "answers.json").write_text("[")
 try:
