@@ -112,6 +112,8 @@ def run_from_flags(
     if flags.resume:
         flags, hyper = resumed_flags(method, flags, hyper, folder, given)
         flags = replace(flags, resume=True)
+    else:
+        not_into(folder, flags.init_from, *(hyper.get(name) for name in (*RUNS, "teacher")))
     source = open_source(flags)
     names = class_names(source)
     assembly = prepare(method, flags, hyper, source, folder, say=say)
@@ -161,6 +163,13 @@ def run_from_flags(
     if job.machine.first:
         _close(job, ended)
     return folder, ended
+
+
+def not_into(folder: Path, *begun: Path | str | None) -> None:
+    """Refuses the folder of a run that a new one goes on from: it would be deleted before it is read, or lost after."""
+    for run in begun:
+        if run and str(run) != "none" and os.path.realpath(run) == os.path.realpath(folder):
+            raise UserError(f"--out {folder} is the run that this one goes on from, which would be lost; give another")
 
 
 def _short(data: object) -> str:
