@@ -111,6 +111,16 @@ def test_fewer_images_than_neighbours(tmp_path: Path) -> None:
     assert pretrain("simclr", **flags, out=tmp_path / "run").finished
 
 
+def test_a_probe_without_a_readable_image_ends_no_run(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "images", 20)
+    for path in sorted(folder.rglob("*.png"))[1:]:
+        path.write_bytes(path.read_bytes()[:300])  # the header says its size; the rest is gone
+    run = pretrain("simclr", **{**QUICK, "data": folder, "batch_size": 8, "probe_every": 1}, out=tmp_path / "run")
+    assert run.finished
+    with open(run.path / "metrics.csv", newline="") as lines:
+        assert not any(row["knn"] for row in csv.DictReader(lines))
+
+
 def test_a_refused_call_deletes_nothing(tmp_path: Path) -> None:
     run = pretrain("simclr", **QUICK, out=tmp_path / "run")
     before = (run.path / "encoder.safetensors").read_bytes()

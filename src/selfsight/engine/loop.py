@@ -49,7 +49,7 @@ class Execution:
 
 
 def train(
-    recipe: Recipe, loader: Loader, machine: Machine, how: Execution, probe: Callable[[], float] | None = None
+    recipe: Recipe, loader: Loader, machine: Machine, how: Execution, probe: Callable[[], float | None] | None = None
 ) -> Ending:
     """Trains ``recipe``; returns how it ended: the whole length, a signal, or ``max_seconds``. All are saved."""
     method, views, device = recipe.method, recipe.views, machine.device
@@ -101,7 +101,8 @@ def train(
             if probe and how.probe_every and (over or saved.step % (per_epoch * how.probe_every) == 0):
                 score = _in_evaluation(method, probe)
                 observer.score(clock, score)
-                saved.keep_best(score)
+                if score is not None:
+                    saved.keep_best(score)
             passed = time.monotonic() - began
             stop, late, due = agree(
                 interrupted(),
@@ -203,7 +204,7 @@ def _reseed(seed: int, step: int, micro: int, rank: int) -> None:
     torch.manual_seed(int(words(seed, *place, "step", 1)[0, 0]))
 
 
-def _in_evaluation(method: Method, probe: Callable[[], float]) -> float:
+def _in_evaluation(method: Method, probe: Callable[[], float | None]) -> float | None:
     """The probe's score; afterwards the method trains again."""
     method.eval()
     score = probe()
