@@ -16,6 +16,7 @@ from torch.utils.data import TensorDataset
 
 import selfsight
 from selfsight.engine.export import export
+from selfsight.engine.lock import alone
 from selfsight.engine.run import open_run
 from selfsight.errors import UserError
 from selfsight.pretraining import pretrain
@@ -129,6 +130,17 @@ def test_a_refused_call_deletes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--channels is 1, but the images of world have 3"):
         pretrain("simclr", **QUICK, channels=1, out=run.path, overwrite=True)
     assert (run.path / "encoder.safetensors").read_bytes() == before
+
+
+def test_a_folder_in_which_another_training_is_at_work(tmp_path: Path) -> None:
+    run = pretrain("simclr", **QUICK, out=tmp_path / "run", max_time="0.01s")
+    before = (run.path / "checkpoints" / "last.pt").read_bytes()
+    for how in ("resume", "overwrite"):
+        for devices in (1, 2):
+            with alone(run.path), pytest.raises(UserError, match="another training is at work"):
+                pretrain("simclr", **QUICK, out=run.path, devices=devices, **{how: True})
+    assert (run.path / "checkpoints" / "last.pt").read_bytes() == before
+    assert pretrain("simclr", out=run.path, resume=True).finished
 
 
 def test_a_flag_that_is_given_is_compared_even_where_it_is_the_default(tmp_path: Path) -> None:

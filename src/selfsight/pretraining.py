@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from selfsight.encoders.backbone import Backbone
 from selfsight.encoders.store import save_encoder
 from selfsight.engine.journal import pick_loggers
 from selfsight.engine.launch import PREPARED, is_launched, launch
+from selfsight.engine.lock import alone
 from selfsight.engine.loop import Ending, Execution, train
 from selfsight.engine.machine import Machine, open_machine, pick_device, pick_precision
 from selfsight.engine.pulse import together
@@ -137,29 +139,31 @@ def run_from_flags(
     if flags.resume:
         same_data(folder, settings)
     if flags.devices > 1 and not is_launched():
-        if not flags.resume:
-            prepare_folder(folder, flags)
+        with alone(folder):
+            if not flags.resume:
+                prepare_folder(folder, flags)
         ended: Ending = launch(flags.devices, arguments(method, replace(flags, out=folder), hyper))
         whole = (folder / "encoder.safetensors").exists()
         return folder, ended if whole or ended == "stopped" else "max-time"
     machine = open_machine(flags)
-    _together(machine, folder, flags, source)
-    job = Job(
-        flags=flags,
-        source=source,
-        assembly=assembly,
-        folder=folder,
-        settings=settings,
-        machine=machine,
-        say=say if machine.first else (lambda text: None),
-        quiet=quiet,
-    )
-    if job.machine.first:
-        _tell(job)
-        write_settings(folder, {**settings, "machine": job.machine.describe()})
-    ended = _train(job)
-    if job.machine.first:
-        _close(job, ended)
+    with ExitStack() as held:
+        _together(machine, folder, flags, source, held)
+        job = Job(
+            flags=flags,
+            source=source,
+            assembly=assembly,
+            folder=folder,
+            settings=settings,
+            machine=machine,
+            say=say if machine.first else (lambda text: None),
+            quiet=quiet,
+        )
+        if job.machine.first:
+            _tell(job)
+            write_settings(folder, {**settings, "machine": job.machine.describe()})
+        ended = _train(job)
+        if job.machine.first:
+            _close(job, ended)
     return folder, ended
 
 
@@ -169,14 +173,19 @@ def _short(data: object) -> str:
     return name.replace(":", "") or "data"
 
 
-def _together(machine: Machine, folder: Path, flags: Flags, source: Source) -> None:
-    """Makes the folder, if nobody has, and sees that all processes have the same data before any waits for another."""
+def _together(machine: Machine, folder: Path, flags: Flags, source: Source, held: ExitStack) -> None:
+    """Makes the folder, if nobody has, and sees that all processes have the same data before any waits for another.
+
+    From now on the first process has the folder to itself, until ``held`` ends.
+    """
     wrong = ""
-    if machine.first and flags.resume:
-        clear(folder)
-    elif machine.first and PREPARED not in os.environ:
+    if machine.first:
         try:
-            prepare_folder(folder, flags)
+            held.enter_context(alone(folder))
+            if flags.resume:
+                clear(folder)
+            elif PREPARED not in os.environ:
+                prepare_folder(folder, flags)
         except UserError as error:
             wrong = str(error)
     if machine.world > 1:

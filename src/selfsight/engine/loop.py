@@ -20,6 +20,7 @@ from selfsight.batches import Images
 from selfsight.data.loader import Loader, plain_batches
 from selfsight.engine import checkpoint
 from selfsight.engine.diagnosis import diagnose
+from selfsight.engine.launch import is_orphan
 from selfsight.engine.machine import Machine, synchronise_
 from selfsight.engine.observer import Observer
 from selfsight.engine.signals import interruption
@@ -105,7 +106,7 @@ def train(
                     saved.keep_best(score)
             passed = time.monotonic() - began
             stop, late, due = agree(
-                interrupted(),
+                interrupted() or is_orphan(),
                 how.max_seconds is not None and passed > how.max_seconds,
                 time.monotonic() - last_save > how.save_seconds,
             )
