@@ -103,6 +103,13 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = read(path)
     except Exception as error:  # zipfile and torch raise a dozen kinds for a damaged archive
+        if isinstance(error, MemoryError) or "t allocate memory" in str(error):
+            raise UserError(f"not enough memory to read the checkpoint {path}; free some, then go on") from error
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # those two are of wild offsets
+            raise UserError(
+                f"the system gives no access to the checkpoint {path} ({error.strerror}), which may be sound; mend "
+                "that (its rights, its disk, the number of open files), then go on"
+            ) from error
         best = path.with_name("best.pt")
         other = f"copy {best} over it and --resume, or " if path.name == "last.pt" and best.exists() else ""
         raise UserError(
