@@ -102,8 +102,7 @@ def train(
             if probe and how.probe_every and (over or saved.step % (per_epoch * how.probe_every) == 0):
                 score = _in_evaluation(method, probe)
                 observer.score(clock, score)
-                if score is not None:
-                    saved.keep_best(score)
+                saved.keep_best(score)
             passed = time.monotonic() - began
             stop, late, due = agree(
                 interrupted() or is_orphan(),
@@ -117,7 +116,8 @@ def train(
                 saved.write("last")
                 last_save = time.monotonic()
                 timings.skip()
-        saved.write("last")
+        if not saved.write("last"):
+            update.refuse()
         if machine.world > 1:
             dist.barrier()  # nobody leaves while the first is saving
     loader.close()
@@ -133,23 +133,25 @@ class _Saved:
         self.step = 0
         self.best = 0.0
 
-    def write(self, name: Literal["last", "best"]) -> None:
+    def write(self, name: Literal["last", "best"]) -> bool:
+        """The first process saves, and all call it together; False where nothing sound is left to save."""
         if name == "last":
             self.observer.share_skips()
         if not self.update.looks and not self.update.sound():
             self.observer.tell("not saved: a gradient was not finite; the last good checkpoint stays")
-            return
-        if not self.writes:
-            return
-        state = {
-            "step": self.step,
-            "steps": self.observer.steps,
-            "best": self.best,
-            "method": self.method.state_dict(),
-            "update": self.update.state(),
-            "observer": self.observer.state(),
-        }
-        checkpoint.save(self.folder / f"{name}.pt", state)
+            return False
+        watched = self.observer.state()
+        if self.writes:
+            state = {
+                "step": self.step,
+                "steps": self.observer.steps,
+                "best": self.best,
+                "method": self.method.state_dict(),
+                "update": self.update.state(),
+                "observer": watched,
+            }
+            checkpoint.save(self.folder / f"{name}.pt", state)
+        return True
 
     def left_out(self, clock: Clock, batch: Any) -> None:
         """Says why an update was left out; ends the run where no later one can be good, or too many were."""
@@ -171,8 +173,12 @@ class _Saved:
         self.update.restore(state["update"])
         self.observer.restore(state["observer"])
 
-    def keep_best(self, score: float) -> None:
-        if score > self.best:
+    def keep_best(self, score: float | None) -> None:
+        if self.update.machine.world > 1:  # all save or none: another kind of processor may have another last digit
+            scores = [score]
+            dist.broadcast_object_list(scores, src=0)
+            score = scores[0]
+        if score is not None and score > self.best:
             self.best = score
             self.write("best")
 

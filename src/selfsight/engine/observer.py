@@ -113,7 +113,7 @@ class Observer:
             self.journal.close()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that a resumed run writes the same numbers."""
+        """What a checkpoint keeps, so that a resumed run writes the same numbers; all processes call it together."""
         return {"monitors": self.monitors.state(), "sums": self.sums.state(), "seconds": self.timings.total()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
