@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
@@ -17,7 +18,8 @@ from torch.utils.data import TensorDataset
 import selfsight
 from selfsight.engine.export import export
 from selfsight.engine.lock import alone
-from selfsight.engine.run import open_run
+from selfsight.engine.run import open_run, write_settings
+from selfsight.engine.start import same_data
 from selfsight.errors import UserError
 from selfsight.pretraining import pretrain
 from selfsight.recipes import catalogue
@@ -141,6 +143,43 @@ def test_a_folder_in_which_another_training_is_at_work(tmp_path: Path) -> None:
                 pretrain("simclr", **QUICK, out=run.path, devices=devices, **{how: True})
     assert (run.path / "checkpoints" / "last.pt").read_bytes() == before
     assert pretrain("simclr", out=run.path, resume=True).finished
+
+
+@pytest.mark.parametrize(
+    ("method", "which", "was", "told"),
+    [
+        ("simclr", "machine processes", 2, "as exact as arithmetic allows, for processes 2 -> 1"),
+        ("rotation", "machine processes", 2, "each process's batch norm sees its own part of a batch, for proc"),
+        ("rotation", "machine threads", 99, "as exact as arithmetic allows, for threads 99 -> 1"),
+        ("simclr", "versions torch", "1.0", "as exact as other versions allow, for torch 1.0 -> "),
+        ("simclr", "versions selfsight", "0.0", "as exact as other versions allow, for selfsight 0.0 -> "),
+        ("simclr", "versions", None, "(exact)"),
+    ],
+)
+def test_how_exactly_a_run_goes_on(method: str, which: str, was: object, told: str, tmp_path: Path) -> None:
+    part, _, name = which.partition(" ")
+    run = pretrain(method, **QUICK, threads=1, out=tmp_path / "run", max_time="0.01s")
+    settings = yaml.safe_load((run.path / "run.yaml").read_text())
+    if name:
+        settings[part][name] = was
+    else:
+        del settings[part]  # as a stranger may have done
+    (run.path / "run.yaml").write_text(yaml.safe_dump(settings))
+    said: list[str] = []
+    pretrain(method, threads=1, out=run.path, resume=True, max_time="0.01s", say=said.append)
+    assert any("goes on in" in line and told in line for line in said), said
+
+
+def test_classes_that_are_learnt_may_not_be_renamed(tmp_path: Path) -> None:
+    """A list's fingerprint has the numbers of its labels alone."""
+    data = {"fingerprint": "f", "samples": 4}
+    write_settings(tmp_path, {"method": "finetune", "flags": {}, "data": {**data, "classes": ["cat", "dog"]}})
+    same_data(tmp_path, {"data": {**data, "classes": ["cat", "dog"]}})
+    with pytest.raises(UserError, match="has changed since the run began"):
+        same_data(tmp_path, {"data": {**data, "classes": ["cat", "owl"]}})
+    write_settings(tmp_path, {"method": "simclr", "flags": {}, "data": data})  # learns from none, or is older
+    same_data(tmp_path, {"data": data})
+    same_data(tmp_path, {"data": {**data, "classes": ["cat", "owl"]}})
 
 
 def test_a_flag_that_is_given_is_compared_even_where_it_is_the_default(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from selfsight.engine.start import Say, class_names, open_source, prepare, same_
 from selfsight.errors import TrainingError, UserError, unknown
 from selfsight.evaluation.online import online_probe
 from selfsight.flags import RUNS, Flags, arguments, command, flags_from, seconds
+from selfsight.parts.batchnorm import scopes
 from selfsight.recipes import catalogue
 from selfsight.recipes.assembly import Assembly, encoder_facts
 
@@ -277,12 +278,26 @@ def _tell(job: Job) -> None:
         job.say(f"optimiser {name}: {words['name']}, {settings}")
     job.say(", ".join(f"{k} {v}" for k, v in machine.items()))
     if job.flags.resume:
-        before = read_settings(job.folder).get("machine", {})
-        changed = [f"{k} {before[k]} -> {machine[k]}" for k in machine if before.get(k, machine[k]) != machine[k]]
-        exact = f"as exact as arithmetic allows, for {', '.join(changed)}" if changed else "exact"
-        job.say(f"goes on in {job.folder} ({exact})")
+        job.say(f"goes on in {job.folder} ({_how_exact(job, read_settings(job.folder), machine)})")
     else:
         job.say(f"into {job.folder}")
+
+
+def _how_exact(job: Job, before: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    """What a run that goes on has in common with the one that was never stopped."""
+
+    def changes(name: str, now: Mapping[str, Any]) -> list[str]:
+        was = before.get(name)
+        was = was if isinstance(was, dict) else {}  # a file that a stranger wrote
+        return [f"{k} {was[k]} -> {now[k]}" for k in now if was.get(k, now[k]) != now[k]]
+
+    here, programs = changes("machine", machine), changes("versions", job.settings["versions"])
+    what = ", ".join(here + programs)
+    if any(change.startswith("processes ") for change in here) and "rank" in scopes(job.assembly.recipe.method):
+        return f"not as the run was begun: each process's batch norm sees its own part of a batch, for {what}"
+    if programs:
+        return f"as exact as other versions allow, for {what}"
+    return f"as exact as arithmetic allows, for {what}" if here else "exact"
 
 
 def _close(job: Job, ended: Ending) -> None:
