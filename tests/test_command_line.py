@@ -295,7 +295,6 @@ def test_processes_whose_parent_is_killed_save_and_leave(tmp_path: Path) -> None
     process = started(words)
     wait_for(lambda: steps_seen(out) >= 3, process)
     process.send_signal(signal.SIGKILL)
-    assert "another training is at work" in done([*words, "--resume"], code=2)
     said = process.communicate(timeout=120)[0]  # to the end of all that write there
     assert "interrupted: saved" in said
     assert "failed" not in said

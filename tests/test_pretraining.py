@@ -166,7 +166,8 @@ def test_how_exactly_a_run_goes_on(method: str, which: str, was: object, told: s
         del settings[part]  # as a stranger may have done
     (run.path / "run.yaml").write_text(yaml.safe_dump(settings))
     said: list[str] = []
-    pretrain(method, threads=1, out=run.path, resume=True, max_time="0.01s", say=said.append)
+    same = {"threads": 1, "precision": "32"}
+    pretrain(method, **same, out=run.path, resume=True, max_time="0.01s", say=said.append)
     assert any("goes on in" in line and told in line for line in said), said
 
 

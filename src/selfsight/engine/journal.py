@@ -34,11 +34,15 @@ class Table:
         self._write_all(rows)
 
     def _write_all(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        header = dict(zip(self.columns, self.columns, strict=True))
+        write_atomically(self.path, "".join(map(self._line, [header, *rows])).encode())
+
+    def _line(self, row: Mapping[str, Any]) -> str:
+        """One row as text. Older Pythons leave a carriage return unquoted, and read it as the end of the row."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path, text.getvalue().encode())
+        quoting = csv.QUOTE_ALL if any("\r" in str(value) for value in row.values()) else csv.QUOTE_MINIMAL
+        csv.DictWriter(text, self.columns, restval="", lineterminator="\n", quoting=quoting).writerow(row)
+        return text.getvalue()
 
     def add(self, row: Mapping[str, Any]) -> None:
         new = [name for name in row if name not in self.columns]
@@ -48,8 +52,7 @@ class Table:
             self.columns += new
             self._write_all(rows)
         with open(self.path, "a", newline="", encoding="utf-8", errors="backslashreplace") as out:
-            writer = csv.DictWriter(out, self.columns, restval="", lineterminator="\n")
-            writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
+            out.write(self._line({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()}))
 
 
 def _whole_rows(path: Path) -> io.StringIO:
