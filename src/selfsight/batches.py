@@ -169,3 +169,15 @@ class Pieces(NamedTuple):
     x: Float[Tensor, "b 4 c p p"]
     shuffle: Float[Tensor, "b n"]
     index: Int[Tensor, " b"]
+
+
+class MaskedMultiCrop(NamedTuple):
+    """Large crops, two or more, small ones, perhaps none, and which patches of each large crop are hidden.
+
+    Each entry is one crop of every image, ``b c s s``, and one mask, ``b n``, in row-major order; it may be empty.
+    """
+
+    large: tuple[Tensor, ...]
+    small: tuple[Tensor, ...]
+    masked: tuple[Bool[Tensor, "b n"], ...]
+    index: Int[Tensor, " b"]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from selfsight.batches import (
     Images,
     LocatedViews,
     MaskedImages,
+    MaskedMultiCrop,
     MultiCrop,
     Patches,
     Pieces,
@@ -85,11 +86,15 @@ def undo(views: Views[Any], x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h
 
 def hide(x: UInt8[Tensor, "b c h w"], masked: Int[Tensor, "b m"], patches: int) -> UInt8[Tensor, "b c h w"]:
     """The images with the patches at ``masked`` greyed; ``patches`` is their number per image."""
+    flags = torch.zeros(len(x), patches, dtype=torch.bool)
+    return greyed(x, flags.scatter_(1, masked.cpu(), torch.ones_like(masked.cpu(), dtype=torch.bool)))
+
+
+def greyed(x: UInt8[Tensor, "b c h w"], masked: Bool[Tensor, "b n"]) -> UInt8[Tensor, "b c h w"]:
+    """The images with the patches greyed that are ``masked``, in row-major order of a square grid."""
     b, c, h, w = x.shape
-    side = round(patches**0.5)
-    flags = torch.zeros(b, patches, dtype=torch.bool)
-    flags.scatter_(1, masked.cpu(), torch.ones_like(masked.cpu(), dtype=torch.bool))
-    mask = flags.view(b, 1, side, 1, side, 1).expand(b, c, side, h // side, side, w // side).reshape(b, c, h, w)
+    side = round(masked.shape[1] ** 0.5)
+    mask = masked.cpu().view(b, 1, side, 1, side, 1).expand(b, c, side, h // side, side, w // side).reshape(b, c, h, w)
     return torch.where(mask, torch.tensor(int(255 * _HIDDEN), dtype=torch.uint8), x)
 
 
@@ -141,8 +146,8 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
     match batch:
         case TwoViews() | PlacedViews() | LocatedViews():
             return [undo(views, batch.x1), undo(views, batch.x2)]
-        case MultiCrop():
-            return [undo(views, crop) for crop in (*batch.large, *batch.small)]
+        case MultiCrop() | MaskedMultiCrop():
+            return _crops(views, batch)
         case TiledImages() | Pieces():
             return _puzzles(views, batch)
         case Patches():
@@ -151,6 +156,13 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
     if beside is None:
         raise TypeError(f"no picture is known for a batch of type {type(batch).__name__}")
     return [undo(views, batch.x), *beside]
+
+
+def _crops(views: Views[Any], batch: MultiCrop | MaskedMultiCrop) -> list[UInt8[Tensor, "b c h w"]]:
+    """All crops, the masked ones as the student sees them."""
+    crops = [undo(views, crop) for crop in (*batch.large, *batch.small)]
+    masks = batch.masked if isinstance(batch, MaskedMultiCrop) else ()
+    return [greyed(crop, masked) for crop, masked in zip(crops, masks, strict=False)] + crops[len(masks) :]
 
 
 def _besides(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]] | None:
