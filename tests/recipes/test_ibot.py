@@ -107,6 +107,10 @@ def test_what_may_be_chosen() -> None:
     method = ibot(at, teacher_temperature=0.03, patch_temperature=0.05, temperature_epochs=10).method
     assert [method.teacher_temperature(clock(p, 200)) for p in (0, 1)] == pytest.approx([0.03, 0.03])
     assert [method.patch_temperature(clock(p, 200)) for p in (0, 0.05)] == pytest.approx([0.04, 0.05])
+    assert not method.student_head.mixes
+    trunk = ibot(at, head_norm=True).method.student_head.trunk
+    assert [type(m).__name__ for m in trunk] == ["Linear", "ScopedBatchNorm", "GELU"] * 2 + ["Linear"]
+    assert {m.scope for m in trunk if hasattr(m, "scope")} == {"all"}
     assert ibot(at, clip=0.0).optimisers["main"].clip is None
     assert ibot(at, end_lr=1e-5).optimisers["main"].lr(clock(1, 200)) == pytest.approx(1e-5)
     with pytest.raises(ValueError, match="--clip must be 0 or greater, not -1"):
