@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export SELFSIGHT_DATA ?= ../shared/data
 
-BENCHMARKS := views files losses step knn embedding growth world_speed attention convolution
+BENCHMARKS := views files losses step knn embedding growth world_speed attention convolution mae_visible
 
 .PHONY: demo test fast trust lint bench bench-long docs clean
 

@@ -20,6 +20,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/ladder"), help="where the runs are kept")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--tests", type=int, default=10_000, help="test images at most")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="of the scoring")
+    parser.add_argument("--labels", type=float, default=0.0, help="the share of labels to fine-tune on, too")
+    parser.add_argument("--tokenizer", help="a run of dvae, for beit")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "ladder.json")
     flags = parser.parse_args()
     ladder(
@@ -30,6 +35,11 @@ def main() -> None:
         cpu_minutes=flags.cpu_minutes,
         threads=flags.threads,
         seed=flags.seed,
+        labels=flags.labels,
+        image_size=flags.image_size,
+        tests=flags.tests,
+        precision=flags.precision,
+        overrides={"beit": {"tokenizer": flags.tokenizer}} if flags.tokenizer else None,
         runs=flags.runs,
     )
 

@@ -65,23 +65,53 @@ def measured(name: str = "ladder") -> dict[str, dict[str, Any]]:
     return {recipe: entry for recipe, entry in ladder(name).get("methods", {}).items() if "linear" in entry}
 
 
+LADDERS = {
+    "ladder": ("CIFAR-10", "linear", "the-ladder"),
+    "ladder_masked": ("CIFAR-10", "finetuned", "masked-methods"),
+    "ladder_caltech": ("Caltech-101", "linear", "pretext-tasks"),
+}
+"""The committed ladders that list a recipe: on which data, its score, and where Evaluation tells of it."""
+SCORES = {"linear": "linear", "finetuned": "fine-tuned"}
+MASKED_FIRST = ("ladder_masked", "ladder", "ladder_caltech")
+"""Of a recipe in several ladders, the one whose score stands in the table."""
+
+
+def known() -> set[str]:
+    """The recipes with a committed result: those on a ladder, and the tokenizer."""
+    return {name for which in LADDERS for name in measured(which)} | set(ladder("tokenizer").get("methods", {}))
+
+
+def start_of(which: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The scores of a row's encoder at its random start."""
+    return ladder(which)["baselines"].get(row["encoder"], {})
+
+
+def score(name: str) -> str:
+    """A recipe's cells in the table of methods: data, score, and the points over the same encoder untrained."""
+    for which in MASKED_FIRST:
+        row = measured(which).get(name)
+        if row:
+            data, key, _ = LADDERS[which]
+            before = start_of(which, row).get(key)
+            gain = NO_RESULT if before is None else f"{100 * (row[key] - before):+.1f}"
+            return f"{data}, {SCORES[key]} | {percent(row[key])} | {gain}"
+    return f"{NO_RESULT} | {NO_RESULT} | {NO_RESULT}"
+
+
 def percent(value: Any) -> str:
     """A share as a percentage; a dash where there is none."""
     return f"{100 * value:.1f} %" if isinstance(value, int | float) else NO_RESULT
 
 
 def methods_table() -> str:
-    """The table of methods: one row a recipe, oldest paper first, with its ladder scores where they were measured."""
-    results = measured()
+    """The table of methods: one row a recipe, oldest paper first, with its ladder score where it was measured."""
     lines = [
-        "| Recipe | Method | Year | Family | What it does | kNN | Linear |",
-        "|---|---|--:|---|---|--:|--:|",
+        "| Recipe | Method | Year | Family | What it does | Measured on | Score | Gain |",
+        "|---|---|--:|---|---|---|--:|--:|",
     ]
     for name, card in listed().items():
-        scores = results.get(name, {})
         paper = f"[{card.title}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else card.title
-        shown = f"{percent(scores.get('knn'))} | {percent(scores.get('linear'))}"
-        lines.append(f"| `{name}` | {paper} | {card.year} | {card.family} | {card.fact} | {shown} |")
+        lines.append(f"| `{name}` | {paper} | {card.year} | {card.family} | {card.fact} | {score(name)} |")
     return "\n".join(lines)
 
 
@@ -90,21 +120,112 @@ def ladder_table(which: str = "ladder") -> str:
     result = ladder(which)
     if not result:
         return "Not measured yet."
+    tuned = bool(result["rules"].get("labels"))
+    extra = " Fine-tuned |" if tuned else ""
+
+    def scores(row: dict[str, Any]) -> str:
+        return " | ".join(percent(row.get(key)) for key in ("knn", "linear", *(["finetuned"] if tuned else [])))
+
     lines = [
-        "| | Encoder | kNN | Linear | Epochs | CPU minutes | What is not the recipe's |",
-        "|---|---|--:|--:|--:|--:|---|",
+        f"| | Encoder | kNN | Linear |{extra} Epochs | CPU minutes | What is not the recipe's |",
+        f"|---|---|--:|--:|{'--:|' if tuned else ''}--:|--:|---|",
     ]
-    for name, row in sorted(measured(which).items(), key=lambda item: -item[1]["linear"]):
-        own = {key: value for key, value in row["flags"].items() if key not in ("backbone", "patch_size")}
+    by = "finetuned" if tuned else "linear"
+    for name, row in sorted(measured(which).items(), key=lambda item: -item[1][by]):
+        own = {key: value for key, value in row["flags"].items() if key not in ("backbone", "patch_size", "tokenizer")}
         flags = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in own.items())
         lines.append(
-            f"| `{name}` | {row['encoder']} | {percent(row['knn'])} | {percent(row['linear'])} | {row['epochs']} | "
-            f"{row['cpu_minutes']:.1f} | {flags} |"
+            f"| `{name}` | {row['encoder']} | {scores(row)} | {row['epochs']} | {row['cpu_minutes']:.1f} | {flags} |"
         )
     for name, row in result["baselines"].items():
         title = "raw pixels | –" if name == "pixels" else f"random encoder | {name}"
-        lines.append(f"| {title} | {percent(row['knn'])} | {percent(row['linear'])} | – | – | |")
+        lines.append(f"| {title} | {scores(row)} | – | – | |")
     return "\n".join([*lines, "", where(result)])
+
+
+def layers_table() -> str:
+    """Of each pretext task: how well it is solved on images not seen, and a linear probe behind each stage."""
+    result = ladder("pretext")
+    if not result:
+        return "Not measured yet."
+    stages = list(next(iter(result["random"].values())))
+    lines = [
+        f"| | Its task | Held-out images | Seen ones | Untrained | {' | '.join(f'`{stage}`' for stage in stages)} |",
+        f"|---|---|--:|--:|--:|{'--:|' * len(stages)}",
+    ]
+    for name, row in sorted(result["methods"].items()):
+        cells = " | ".join(percent(row["layers"].get(stage)) for stage in stages)
+        lines.append(f"| `{name}` | {' | '.join(solved(row['task']))} | {cells} |")
+    for kind, row in result["random"].items():
+        cells = " | ".join(percent(row.get(stage)) for stage in stages)
+        lines.append(f"| random encoder | {kind} | – | – | – | {cells} |")
+    data = result["data"]
+    about = (
+        f"{data['name']}: {data['train']:,} training and {data['test']:,} test images; probes of "
+        f"{result['probe_epochs']} epochs, seed {result['seed']}; {result['machine']['processor']}, "
+        f"torch {result['versions']['torch']}, {result['date']}."
+    )
+    return "\n".join([*lines, "", about])
+
+
+def single_table() -> str:
+    """What one photograph teaches each stage, beside many images and none."""
+    result = ladder("single_image")
+    if not result:
+        return "Not measured yet."
+    stages = list(result["rows"][0]["stages"])
+    lines = [
+        f"| Trained on | Images | Epochs | CPU minutes | {' | '.join(f'`{stage}`' for stage in stages)} |",
+        f"|---|--:|--:|--:|{'--:|' * len(stages)}",
+    ]
+    for row in result["rows"]:
+        cells = " | ".join(percent(row["stages"][stage]) for stage in stages)
+        cost = [row.get(key, NO_RESULT) for key in ("samples", "epochs", "training_cpu_minutes")]
+        what = f"`{row['method']}`, {row['images']}" if row["method"] else "nothing: random encoder"
+        lines.append(f"| {what} | {' | '.join(str(one) for one in cost)} | {cells} |")
+    about, machine = result["settings"], result["machine"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{about['photo']} and {about['data']}, {about['encoder']}; linear probes of {about['probe']['epochs']} "
+            f"epochs on {about['probe']['samples']:,} labelled images; {machine['cpu']}, "
+            f"torch {result['versions']['torch']}, {result['date']}.",
+        ]
+    )
+
+
+def solved(task: dict[str, Any]) -> list[str]:
+    """What is measured of a task, and its value on held-out images, on seen ones and before training."""
+    if not task:
+        return ["classes are the training images", NO_RESULT, NO_RESULT, NO_RESULT]
+    key = next((key for key in task["trained"] if key.endswith("accuracy")), "loss")
+    values = [task[who].get(key) for who in ("trained", "seen", "untrained")]
+    shown = [percent(value) if key.endswith("accuracy") else f"{value:.3g}" for value in values]
+    return [key.replace("_", " "), *shown]
+
+
+def tokenizer_table() -> str:
+    """What a tokenizer was measured by: how well codes paint held-out images again, and how many are in use."""
+    result = ladder("tokenizer")
+    if not result:
+        return "Not measured yet."
+    lines = [
+        "| | Squared error, held-out | Untrained | The images' variance | Codes in use | Perplexity |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in result["methods"].items():
+        after, before = row["task"]["trained"], row["task"]["untrained"]
+        about_it = f"`{name}`, {row['encoder']}, {row['codes']} codes, {row['updates']:,} updates"
+        lines.append(
+            f"| {about_it} | {after['error']:.4f} | {before['error']:.4f} | {row['variance']:.4f} | "
+            f"{percent(after['codes_used'])} | {after['perplexity']:.0f} |"
+        )
+    about = (
+        f"{result['data']}; pixels from 0 to 1; codes in use and perplexity within a batch; seed {result['seed']}; "
+        f"{result['machine']['processor']}, torch {result['versions']['torch']}, {result['date']}."
+    )
+    return "\n".join([*lines, "", about])
 
 
 def where(result: dict[str, Any]) -> str:
@@ -175,17 +296,33 @@ def flags_table(name: str) -> str:
     return "\n".join(["| Flag | Type | Default | |", "|---|---|---|---|", *rows])
 
 
-def results_table(row: dict[str, Any]) -> str:
-    """What was measured, with where it came from."""
-    if not row:
-        return "Nothing has been measured for this recipe yet."
-    lines = [
-        "| Benchmark | kNN | Linear | Epochs | CPU minutes |",
-        "|---|--:|--:|--:|--:|",
-        f"| [ladder](../evaluation.md#the-ladder) | {percent(row['knn'])} | {percent(row['linear'])} | {row['epochs']} "
-        f"| {row['cpu_minutes']:.1f} |",
-    ]
-    return "\n".join([*lines, "", where(ladder())])
+def results_table(name: str) -> str:
+    """What was measured of a recipe, beside its encoder at random start, with where it came from."""
+    parts: list[str] = []
+    for which, (data, _, anchor) in LADDERS.items():
+        row = measured(which).get(name)
+        if not row:
+            continue
+        tuned = "finetuned" in row
+        whose = {f"[{data}](../evaluation.md#{anchor})": row, "the same encoder untrained": start_of(which, row)}
+        lines = [
+            f"| | kNN | Linear |{' Fine-tuned |' if tuned else ''} Epochs | CPU minutes |",
+            f"|---|--:|--:|{'--:|' if tuned else ''}--:|--:|",
+        ]
+        for who, scores in whose.items():
+            keys = ("knn", "linear", *(["finetuned"] if tuned else []))
+            cells = " | ".join(percent(scores.get(key)) for key in keys)
+            cost = f"{row['epochs']} | {row['cpu_minutes']:.1f}" if scores is row else "– | –"
+            lines.append(f"| {who} | {cells} | {cost} |")
+        parts.append("\n".join([*lines, "", where(ladder(which))]))
+    if name in ladder("pretext").get("methods", {}):
+        its = [
+            line for line in layers_table().splitlines() if not line.startswith("| `") or line.startswith(f"| `{name}`")
+        ]
+        parts.append("\n".join(its))
+    if name in ladder("tokenizer").get("methods", {}):
+        parts.append(tokenizer_table())
+    return "\n\n".join(parts) or "Nothing has been measured for this recipe yet."
 
 
 def method_module(card: Card) -> str:
@@ -194,6 +331,17 @@ def method_module(card: Card) -> str:
         r"selfsight\.methods\.(\w+)", (SOURCE / "recipes" / f"{card.module}.py").read_text(encoding="utf-8")
     )
     return found[1] if found else card.module
+
+
+def picture(name: str) -> list[str]:
+    """The picture of what a method sees, where one was drawn (``docs/pictures.py views``), and how to draw another."""
+    if not (HERE / "images" / "views" / f"{name}.webp").is_file():
+        return []
+    return [
+        f"What the network sees, three images of the embedded world at 96 px beside their views "
+        f"(`selfsight views {name} --data images/`):",
+        f"![Images and what {name} makes of them](../images/views/{name}.webp)",
+    ]
 
 
 def method_page(card: Card) -> str:
@@ -206,13 +354,14 @@ def method_page(card: Card) -> str:
             f"# {card.title}",
             to_markdown(title.partition(": ")[2][:1].upper() + title.partition(": ")[2][1:]),
             f"```\nselfsight pretrain {card.name} --data images/\n```",
+            *picture(card.name),
             to_markdown(body).strip(),
             "## The recipe",
             to_markdown(recipe),
             "## Flags of its own",
             flags_table(card.name),
             "## Measured",
-            results_table(measured().get(card.name, {})),
+            results_table(card.name),
             f"Code: `selfsight/methods/{module}.py`, `selfsight/recipes/{card.module}.py`.",
             "",
         ]
@@ -234,6 +383,11 @@ TABLES = [
     (HERE / "evaluation.md", "longer", partial(ladder_table, "ladder_24")),
     (HERE / "evaluation.md", "easier", partial(ladder_table, "ladder_world")),
     (HERE / "evaluation.md", "easier-longer", partial(ladder_table, "ladder_world_5")),
+    (HERE / "evaluation.md", "masked", partial(ladder_table, "ladder_masked")),
+    (HERE / "evaluation.md", "pretext", partial(ladder_table, "ladder_caltech")),
+    (HERE / "evaluation.md", "layers", layers_table),
+    (HERE / "evaluation.md", "tokenizer", tokenizer_table),
+    (HERE / "evaluation.md", "single", single_table),
     (HERE / "speed.md", "speed", speed_table),
 ]
 """Each generated table: its page, its markers, what gives it.
@@ -254,7 +408,10 @@ def build() -> None:
     """Writes every generated part."""
     for path, name, table in TABLES:
         write(path, filled(path.read_text(encoding="utf-8"), name, table()))
-    scores = "kNN and linear: the ladder's scores (see Evaluation), where they were measured."
+    scores = (
+        "Score: of the ladders in Evaluation, each a few CPU minutes of training. Gain: points over the same encoder "
+        "at its random start, measured alike."
+    )
     write(HERE / "methods" / "index.md", f"# Methods\n\n{methods_table()}\n\n{scores}\n")
     for page in (HERE / "methods").glob("*.md"):
         if page.stem not in (*listed(), "index"):

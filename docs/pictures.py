@@ -1,15 +1,19 @@
-"""Makes the documentation's pictures from a finished run.
+"""Makes the documentation's pictures: from a finished run, and of what methods see.
 
 python docs/pictures.py runs/demo        writes docs/images/map.png, neighbours.png and views.png
+python docs/pictures.py views            writes docs/images/views/METHOD.webp, for methods whose views are a question
 """
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from selfsight.cli import views
 from selfsight.engine.run import open_run
+from selfsight.recipes import catalogue
 from selfsight.report.atlas import gather_features, nearest, project
 from selfsight.report.grid import views_grid
 from selfsight.report.thumbnails import thumbnail
@@ -56,7 +60,21 @@ def main(run: Path, out: Path) -> None:
     print(*sorted(out.glob("*.png")), sep="\n")
 
 
+def draw_views(out: Path) -> None:
+    """What each pretext task and masked method sees of three images of the world at 96 px."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, card in catalogue.listed().items():
+        if card.family in ("pretext", "masked"):
+            with TemporaryDirectory() as folder:
+                views(name, data="world", image_size=96, rows=3, out=Path(folder) / "views.png")
+                Image.open(Path(folder) / "views.png").convert("RGB").save(out / f"{name}.webp", quality=75)
+
+
 if __name__ == "__main__":
+    images = Path(__file__).parent / "images"
     if len(sys.argv) != 2:
-        raise SystemExit("usage: python docs/pictures.py RUN")
-    main(Path(sys.argv[1]), Path(__file__).parent / "images")
+        raise SystemExit("usage: python docs/pictures.py RUN, or views")
+    if sys.argv[1] == "views":
+        draw_views(images / "views")
+    else:
+        main(Path(sys.argv[1]), images)

@@ -10,6 +10,9 @@ jaxtyping.install_import_hook("selfsight", "typecheck.checked")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from selfsight.allocator import keep_freed_memory  # noqa: E402
+
+keep_freed_memory()
 torch.set_num_threads(1)  # two workers share two cores
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from selfsight.cli import evaluate, import_
 from selfsight.flags import Flags
+from selfsight.pipelines.noisy_student import noisy_student
 from selfsight.pipelines.simclr_v2 import simclr_v2
 from selfsight.recipes.catalogue import UNMEASURED, cards, hyper_parameters, listed, stages
 
@@ -37,7 +39,7 @@ def test_the_tables_are_what_the_code_gives(docs):
 
 def test_what_is_listed_is_what_was_measured(docs):
     shown = re.findall(r"^\| `(\w+)` \|", docs.methods_table(), re.MULTILINE)
-    assert sorted(shown) == sorted(listed()) == sorted(docs.measured())
+    assert sorted(shown) == sorted(listed()) == sorted(docs.known())
 
 
 def test_what_waits_for_its_measurement_is_a_recipe():
@@ -66,25 +68,28 @@ def test_flags_are_the_recipe_s_own(docs):
 def test_results_come_from_committed_files_only(docs, tmp_path, monkeypatch):
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     monkeypatch.setattr(docs, "ROOT", tmp_path)
-    assert docs.measured() == {}
+    assert docs.known() == set()
     assert docs.ladder_table() == "Not measured yet."
     entry = {"encoder": "small_cnn", "knn": 0.5, "linear": 0.613, "epochs": 7, "cpu_minutes": 12.04}
     entry |= {"flags": {"backbone": "small_cnn", "batch_size": 250}, "machine": {"processor": "P"}}
     result = {
         "rules": {"cpu_minutes": 12.0, "threads": 1, "seed": 0},
         "data": {"name": "cifar10", "train": 10_000, "test": 10_000},
-        "baselines": {"pixels": {"knn": 0.37, "linear": 0.38}},
+        "baselines": {"pixels": {"knn": 0.37, "linear": 0.38}, "small_cnn": {"knn": 0.3, "linear": 0.402}},
         "methods": {"simclr": {**entry, "versions": {"torch": "2.11"}}, "byol": {"failed": "loss is not finite"}},
     }
     (tmp_path / "benchmarks" / "results" / "ladder.json").write_text(json.dumps(result))
     table = docs.methods_table().splitlines()
-    assert next(line for line in table if "`simclr`" in line).endswith("| 50.0 % | 61.3 % |")
-    assert next(line for line in table if "`byol`" in line).endswith("| – | – |")
+    assert next(line for line in table if "`simclr`" in line).endswith("| CIFAR-10, linear | 61.3 % | +21.1 |")
+    assert next(line for line in table if "`byol`" in line).endswith("| – | – | – |")
     whole = docs.ladder_table().splitlines()
     assert whole[2] == "| `simclr` | small_cnn | 50.0 % | 61.3 % | 7 | 12.0 | batch size 250 |"
     assert whole[3] == "| raw pixels | – | 37.0 % | 38.0 % | – | – | |"
     assert "estimated at 12 CPU minutes on 1 thread, seed 0" in whole[-1]
-    assert "| 50.0 % | 61.3 % | 7 | 12.0 |" in docs.results_table(docs.measured()["simclr"])
+    page = docs.results_table("simclr")
+    assert "| 50.0 % | 61.3 % | 7 | 12.0 |" in page
+    assert "| the same encoder untrained | 30.0 % | 40.2 % | – | – |" in page
+    assert docs.known() == {"simclr"}
 
 
 def test_the_table_of_speed_says_what_was_met(docs, tmp_path, monkeypatch):
@@ -120,14 +125,30 @@ def test_local_links_lead_somewhere(path):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-COMMAND_FLAGS = {"data", "out", "protocol", "format", "kind", "positions", "epoch", "from", "help", "version", "which"}
+COMMAND_FLAGS = {
+    "cpu-minutes",
+    "data",
+    "out",
+    "protocol",
+    "format",
+    "kind",
+    "positions",
+    "epoch",
+    "from",
+    "help",
+    "version",
+    "which",
+}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_flags_in_the_text_exist(path):
     own = [name for stage in stages() for name in hyper_parameters(stage)]
-    names = [*Flags.__dataclass_fields__, *own, *inspect.signature(simclr_v2).parameters]
-    known = {name.replace("_", "-") for name in names} | COMMAND_FLAGS
+    commands = (simclr_v2, noisy_student, evaluate, import_)
+    functions = [name for command in commands for name in inspect.signature(command).parameters]
+    known = {name.replace("_", "-") for name in (*Flags.__dataclass_fields__, *own, *functions)} | COMMAND_FLAGS
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        known |= set(re.findall(r'add_argument\("--([a-z-]+)"', script.read_text(encoding="utf-8")))
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")):
         assert flag in known, f"{path.name} names --{flag}"
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from selfsight import pretraining
-from selfsight.cli import main
+from selfsight.cli import main, views
+from selfsight.recipes import catalogue
 
 TINY = ["--data", "world:128", "--image-size", "32", "--backbone", "tiny_cnn", "--batch-size", "32", "--epochs", "1"]
 
@@ -42,6 +43,14 @@ def test_views_draws_the_images_it_is_asked_for(tmp_path: Path, capsys: pytest.C
     assert drawn["later"].shape == drawn["first"].shape
     assert not np.array_equal(drawn["first"], drawn["later"]), "another epoch has other views"
     assert drawn["others"].shape[0] > drawn["first"].shape[0], "three rows instead of two"
+
+
+@pytest.mark.parametrize("method", list(catalogue.cards()))
+def test_views_of_every_method(method: str, tmp_path: Path) -> None:
+    card = catalogue.cards()[method]
+    size = next((size for size in card.sizes if size >= 32), 32)
+    views(method, data="world:6", image_size=size, out=tmp_path / "grid.png", rows=2)
+    assert (tmp_path / "grid.png").stat().st_size > 500
 
 
 @pytest.mark.parametrize(

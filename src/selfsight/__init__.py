@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from selfsight.engine.run import open_run as open_run
     from selfsight.evaluation.embed import embed as embed
     from selfsight.evaluation.evaluate import evaluate as evaluate
+    from selfsight.importing.checkpoint import import_checkpoint as import_checkpoint
     from selfsight.loading import load as load
     from selfsight.loading import load_classifier as load_classifier
     from selfsight.method import Clock as Clock
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from selfsight.method import drive as drive
     from selfsight.pipelines.stages import distill as distill
     from selfsight.pipelines.stages import finetune as finetune
+    from selfsight.pipelines.stages import noisy_student as noisy_student
     from selfsight.pretraining import pretrain as pretrain
     from selfsight.report.page import write_report as write_report
 
@@ -36,8 +38,10 @@ _PLACES = {
     "evaluate": "selfsight.evaluation.evaluate",
     "export": "selfsight.engine.export",
     "finetune": "selfsight.pipelines.stages",
+    "import_checkpoint": "selfsight.importing.checkpoint",
     "load": "selfsight.loading",
     "load_classifier": "selfsight.loading",
+    "noisy_student": "selfsight.pipelines.stages",
     "open_run": "selfsight.engine.run",
     "pretrain": "selfsight.pretraining",
     "wrap": "selfsight.encoders.backbone",
@@ -55,8 +59,10 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "import_checkpoint",
     "load",
     "load_classifier",
+    "noisy_student",
     "open_run",
     "pretrain",
     "wrap",

@@ -171,6 +171,14 @@ class Pieces(NamedTuple):
     index: Int[Tensor, " b"]
 
 
+class TurnedImages(NamedTuple):
+    """One view of each image, upright, and the quarter turns, 0 to 3, by which its copies are to be turned."""
+
+    x: Float[Tensor, "b c s s"]
+    turns: Int[Tensor, "b k"]
+    index: Int[Tensor, " b"]
+
+
 class MaskedMultiCrop(NamedTuple):
     """Large crops, two or more, small ones, perhaps none, and which patches of each large crop are hidden.
 

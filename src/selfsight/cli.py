@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ from cyclopts import App, CycloptsError, Parameter
 
 from selfsight.cli_pretrain import from_file, pretrain_command
 from selfsight.cli_stages import pipeline_app, stage_command
-from selfsight.errors import TrainingError, UserError, unknown
+from selfsight.errors import ToldElsewhere, TrainingError, UserError, unknown
 from selfsight.flags import Flags
+from selfsight.importing.layouts import Activation, Name, Pool, Scale, Which
 from selfsight.recipes import catalogue
 
 
@@ -21,6 +23,8 @@ def main(words: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text, as stderr takes it already
     try:
         words = from_file(words)
         _app(words)(words, exit_on_error=False, print_error=False, result_action="return_value")
@@ -28,6 +32,8 @@ def main(words: Sequence[str] | None = None) -> None:
         _leave(_one_line(error), 2, debug)
     except KeyboardInterrupt:
         _leave("interrupted", 130, debug)
+    except ToldElsewhere:
+        raise SystemExit(1) from None
     except TrainingError as error:
         _leave(str(error), 1, debug)
     except (UserError, *_data_errors()) as error:
@@ -51,6 +57,7 @@ def _app(words: Sequence[str]) -> App:
     app.command(list_, name="list")
     for command in (show, evaluate, embed, analyse, export, views, report, bench, demo):
         app.command(command)
+    app.command(import_, name="import")
     return app
 
 
@@ -68,10 +75,15 @@ def _data_errors() -> tuple[type[Exception], ...]:
 
 
 def _leave(message: str, code: int, debug: bool) -> None:
-    print(f"selfsight: {message}", file=sys.stderr)
+    print(f"selfsight: {_printable(message)}", file=sys.stderr)
     if debug:
         raise  # noqa: PLE0704 - called from an except clause
     raise SystemExit(code)
+
+
+def _printable(message: str) -> str:
+    """The message in one line: names of files may hold ends of lines and a terminal's commands."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def _one_line(error: CycloptsError) -> str:
@@ -99,6 +111,10 @@ def show(method: str, *, image_size: int = 224, samples: int = 1_281_167) -> Non
     from selfsight.recipes.assembly import assemble  # noqa: PLC0415
 
     card = catalogue.card(method)
+    flags = Flags(image_size=image_size)
+    flags.check()
+    if samples < 1:
+        raise UserError(f"--samples is {samples}; it must be at least 1")
     print(f"{card.title} ({card.year}" + (f", arXiv {card.arxiv}" if card.arxiv else "") + f"): {card.fact}\n")
     function = catalogue.recipe_function(method)
     print(inspect.cleandoc(function.__doc__ or "") + "\n")
@@ -107,7 +123,7 @@ def show(method: str, *, image_size: int = 224, samples: int = 1_281_167) -> Non
     for name, parameter in catalogue.hyper_parameters(method).items():
         print(f"  --{name.replace('_', '-')} (default {parameter.default}): {described.get(name) or ''}")
     print(f"\nAt {image_size} px it resolves to:")
-    made = assemble(method, Flags(image_size=image_size), {}, samples=samples, native=None)
+    made = assemble(method, flags, {}, samples=samples, native=None)
     import yaml  # noqa: PLC0415
 
     print(yaml.safe_dump(made.resolved, sort_keys=False, allow_unicode=True))
@@ -126,6 +142,13 @@ def evaluate(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
     epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    layer_decay: float | None = None,
+    mixup: float | None = None,
+    cutmix: float | None = None,
+    smoothing: float | None = None,
+    drop_path: float | None = None,
     labels: Path | None = None,
     seed: int = 0,
 ) -> None:
@@ -134,7 +157,8 @@ def evaluate(
     Args:
         run: the run's folder.
         data: labelled images. Default: the run's own.
-        protocol: of knn, linear, linear-sgd, layerwise, finetune, quality; several with commas.
+        protocol: of knn, linear, linear-sgd, attentive, layerwise, finetune, quality, pretext;
+            several with commas.
         limit: use only so many images of each split, by key.
         k: neighbours that vote in knn.
         temperature: of their votes.
@@ -143,6 +167,13 @@ def evaluate(
         device: where to compute.
         workers: processes that decode large images. Default: by the machine.
         epochs: length of the protocols that train. Default: the papers'.
+        batch_size: images of an update there. Default: the papers'.
+        lr: peak rate there, before it is scaled by the batch where the paper does so. Default: the papers'.
+        layer_decay: of finetune, each layer's rate as a share of the next one's. Default: 0.65 for transformers.
+        mixup: of finetune, 0 for none. Default: 0.8 for transformers on all labels.
+        cutmix: likewise. Default: 1.0 there.
+        smoothing: likewise, of labels. Default: 0.1 there.
+        drop_path: likewise, of the last block. Default: 0.1 there.
         labels: CSV of path,label.
         seed: seed of subsets and of the random encoder.
     """
@@ -161,6 +192,13 @@ def evaluate(
         device=pick_device(device),
         workers=workers,
         epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        layer_decay=layer_decay,
+        mixup=mixup,
+        cutmix=cutmix,
+        smoothing=smoothing,
+        drop_path=drop_path,
         labels=labels,
         seed=seed,
     )
@@ -266,6 +304,50 @@ def export(
     print(export_(run, format=format, out=out, which=which))
 
 
+def import_(
+    checkpoint: Path,
+    *,
+    out: Path | None = None,
+    layout: Name | None = None,
+    which: Which | None = None,
+    pool: Pool | None = None,
+    scale: Scale | None = None,
+    activation: Activation | None = None,
+    heads: int | None = None,
+    image_size: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Makes a run of a published checkpoint, which evaluate, embed, export and analyse take.
+
+    Args:
+        checkpoint: a .pth, .pt or .safetensors file of MAE, iBOT, DINO, MoCo v3, SimMIM, BEiT or CLIP.
+        out: the run's folder. Default: runs/FILE.
+        layout: whose checkpoint it is, where its keys do not tell.
+        which: whose weights, where it has both. Default: as the paper evaluates.
+        pool: a transformer's feature. Default: as the paper evaluates.
+        scale: how images are normalised; half is mean and deviation 0.5. Default: as the official code.
+        activation: of CLIP, which no tensor tells.
+        heads: of a transformer of a width that was never published.
+        image_size: another one than the checkpoint's, by interpolated positions.
+        overwrite: delete the run in --out first.
+    """
+    from selfsight.importing.checkpoint import import_checkpoint  # noqa: PLC0415
+
+    import_checkpoint(
+        checkpoint,
+        out=out,
+        layout=layout,
+        which=which,
+        pool=pool,
+        scale=scale,
+        activation=activation,
+        heads=heads,
+        image_size=image_size,
+        overwrite=overwrite,
+        say=print,
+    )
+
+
 def views(
     method: str,
     *,
@@ -297,9 +379,13 @@ def views(
     catalogue.card(method)
     if out.suffix.lower() != ".png":
         raise UserError(f"--out is {out}; the picture is a PNG, so its name must end in .png")
+    if rows < 1:
+        raise UserError(f"--rows is {rows}; it must be at least 1")
     source = open_data(data, image_size=image_size, seed=seed)
-    flags = Flags(data=data, image_size=image_size, seed=seed, batch_size=1)
-    made = assemble(method, flags, {}, samples=len(source), native=source.native)
+    few = min(4, len(source))  # some methods compare images
+    flags = Flags(data=data, image_size=image_size, seed=seed, batch_size=few)
+    flags.check()
+    made = assemble(method, flags, {}, samples=len(source), native=source.native, training=False)
     if made.recipe.images is not None:
         source = Chosen(source, made.recipe.images, name=source.name)
     picture = views_grid(

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Collection, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from selfsight.errors import UserError
-from selfsight.flags import Flags, arguments, flags_from
+from selfsight.flags import Flags, arguments
 from selfsight.recipes import catalogue
 
 OWN, RUN = Group("The method's own", sort_key=1), Group("The run", sort_key=2)
@@ -92,15 +92,20 @@ def from_file(words: list[str]) -> list[str]:
     if at + 1 == len(words):
         raise UserError("--from needs the run.yaml to repeat")
     from selfsight.engine.run import read_settings  # noqa: PLC0415
+    from selfsight.engine.stored import stored_flags  # noqa: PLC0415
 
     path, rest = Path(words[at + 1]), [*words[1:at], *words[at + 2 :]]
     settings = read_settings(path)
-    flags = flags_from({k: v for k, v in settings["flags"].items() if v is not None and k != "out"})
+    if settings.get("imported"):
+        raise UserError(f"{path} is of an imported checkpoint, no training; to begin with its weights use --init-from")
+    # which folder, and what becomes of a run in it, is for this call to say
+    flags = replace(stored_flags(settings["flags"], path), out=None, resume=False, overwrite=False)
+    flags.check()
     again = arguments(settings["method"], flags, settings.get("hyper", {}))
     given = {word.split("=")[0] for word in rest if word.startswith("--")}
     kept = [again[0], again[1]]
     for i, word in enumerate(again[2:], start=2):
-        owner = word if word.startswith("--") else again[i - 1]
+        owner = word.split("=")[0] if word.startswith("--") else again[i - 1]
         if owner not in given:
             kept.append(word)
     return [*kept, *rest]

@@ -1,4 +1,4 @@
-"""``selfsight finetune`` and ``selfsight distill``, each a run of its own; ``selfsight pipeline`` chains them."""
+"""``selfsight finetune``, ``distill`` and ``noisy_student``, each a run; ``selfsight pipeline`` chains them."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -24,10 +24,16 @@ _HELP = {
         "one it is the model to hand over. The score on test images stands beside the teacher's, and beside the "
         "student's architecture trained from scratch on the labels alone."
     ),
+    "noisy_student": (
+        "Train a student under noise on labels and on a classifier's answers for the other images (Noisy Student).\n\n"
+        "The teacher is any classifier's run; `none` trains the first one, from the labels alone. Its answers are made "
+        "first, without noise, and kept beside the run. `selfsight pipeline noisy_student` does several rounds."
+    ),
 }
 _FIRST = {
     "finetune": ("run", "The pretrained run's folder."),
     "distill": ("teacher", "The folder of a fine-tuned run, or of a student."),
+    "noisy_student": ("teacher", "The folder of a classifier's run, or `none`."),
 }
 _WORDS = {
     "finetune": {
@@ -42,6 +48,15 @@ _WORDS = {
         "limit": "Use only so many images, a random subset by key. Default: the teacher's.",
         "backbone": "The student's: any timm model, small_cnn or tiny_cnn. Default: the teacher's.",
         "out": "The run's folder. Default: TEACHER-distill.",
+    },
+    "noisy_student": {
+        "data": "Images, of which some have labels. Default: the teacher's, or world.",
+        "labels": "CSV of path,label. Default: the teacher's.",
+        "limit": "Use only so many images, a random subset by key. Default: the teacher's.",
+        "backbone": "The student's, no smaller than the teacher's. Default: the teacher's.",
+        "epochs": "Passes over the labelled images. Default: the paper's.",
+        "batch_size": "Labelled images per update over all devices. Default: the paper's.",
+        "out": "The run's folder. Default: TEACHER-student.",
     },
 }
 
@@ -74,13 +89,16 @@ def pipeline_app(words: Sequence[str]) -> App:
     """``selfsight pipeline NAME``; the pipelines are imported only where ``words`` call one."""
     app = App(
         name="pipeline",
-        help="Several runs in a row, from unlabelled images to a classifier: `simclr_v2` pretrains, fine-tunes on few "
-        "labels and distills. The same call again goes on where the first was stopped.",
+        help="Several runs in a row, from unlabelled images and few labels to a classifier: `simclr_v2` pretrains, "
+        "fine-tunes and distills, `noisy_student` trains one student after the other under noise. The same call again "
+        "goes on where the first was stopped.",
     )
     if words[:1] == ["pipeline"]:
+        from selfsight.pipelines.noisy_student import noisy_student  # noqa: PLC0415
         from selfsight.pipelines.simclr_v2 import simclr_v2  # noqa: PLC0415
 
         app.command(_spoken(simclr_v2), name="simclr_v2")
+        app.command(_spoken(noisy_student), name="noisy_student")
     return app
 
 

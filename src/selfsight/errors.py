@@ -12,6 +12,10 @@ class TrainingError(RuntimeError):
     """A run that cannot go on; what it had saved stays as it was. Exit code 1."""
 
 
+class ToldElsewhere(TrainingError):
+    """The same, of which another process tells: this one leaves without a word."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest one that does.
 

@@ -1,9 +1,11 @@
 """The flags of a pretraining run, one dataclass for the command line, the Python face and run.yaml; no torch here."""
 
+import math
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,9 +18,21 @@ Optimiser = Literal["paper", "adamw"]
 OBJECT = "python:"
 """Stands in run.yaml before the type of data that only the Python program has."""
 Logger = Literal["tensorboard", "wandb", "mlflow", "none"]
+SEEDS = 1 << 63
+"""What torch and the keyed numbers take."""
+_NO_NAME = "backbone takes a name; a module of your own goes through wrap() and a recipe, see README"
 RUNS = ("tokenizer", "hybrid")
 """Hyper-parameters that name another run: run.yaml keeps paths that hold from any folder."""
 DEVICES, PRECISIONS, OPTIMISERS, LOGGERS = map(get_args, (Device, Precision, Optimiser, Logger))
+
+
+_LIMITS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("image_size", "channels", "patch_size"), (1, 65_536)),  # above is a slip
+    "epochs": (1, 10**9),
+    **dict.fromkeys(("batch_size", "accumulate", "devices", "limit", "log_every", "threads"), (1, math.inf)),
+    **dict.fromkeys(("workers", "probe_every", "save_minutes", "weight_decay"), (0, math.inf)),
+}
+"""The least and the most that a flag may be."""
 
 
 def _flag(default: Any, text: str, *, learning: bool = False) -> Any:
@@ -72,7 +86,7 @@ class Flags:
     def check(self) -> None:
         """Refuses values that cannot be meant."""
         if self.backbone is not None and not isinstance(self.backbone, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UserError("backbone takes a name; a module of your own goes through wrap() and a recipe, see README")
+            raise UserError(_NO_NAME)
         if self.devices > 1 and not isinstance(self.data, str):
             raise UserError("devices above 1 start new processes, which take data by name or path only")
         for name, words in (("device", DEVICES), ("precision", PRECISIONS), ("optimiser", OPTIMISERS)):
@@ -81,27 +95,17 @@ class Flags:
         for name in self.logger or ():
             if name not in LOGGERS:
                 raise unknown("logger", str(name), LOGGERS)
-        for name in (
-            "image_size",
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "devices",
-            "limit",
-            "channels",
-            "log_every",
-            "threads",
-            "patch_size",
-        ):
+        for name, (least, most) in _LIMITS.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
-        for name in ("workers", "probe_every", "save_minutes", "weight_decay"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 0")
-        if self.lr is not None and not self.lr > 0:
+            if value is not None and not least <= value <= most:  # nor is it no number at all
+                bound = f"at most {most}" if value > most else f"at least {least}"
+                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {bound}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
             raise UserError(f"--lr is {self.lr}; it must be above 0")
+        if self.weight_decay == math.inf:
+            raise UserError("--weight-decay is inf; it must be a number")
+        if not 0 <= self.seed < SEEDS:
+            raise UserError(f"--seed is {self.seed}; it must be 0 or more and below 2^63")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other; give one of them")
         seconds(self.max_time)
@@ -127,16 +131,38 @@ def flags_from(values: dict[str, Any]) -> Flags:
     known = {f.name for f in fields(Flags)}
     for name in values:
         if name not in known:
-            raise unknown("flag", name, known)
+            raise unknown("flag", str(name), known)
     typed: dict[str, Any] = dict(values)
     for name in ("labels", "init_from", "out"):
-        if typed.get(name) is not None:
+        if isinstance(typed.get(name), str | os.PathLike):
             typed[name] = Path(typed[name])
     if isinstance(typed.get("data"), Path):
         typed["data"] = str(typed["data"])
-    if typed.get("logger") is not None:
+    if isinstance(typed.get("logger"), str | list):
         typed["logger"] = (typed["logger"],) if isinstance(typed["logger"], str) else tuple(typed["logger"])
+    if typed.get("backbone") is not None and not isinstance(typed["backbone"], str):
+        raise UserError(_NO_NAME)
+    for f in fields(Flags):
+        if f.name in typed and not _fits(typed[f.name], f):
+            raise UserError(f"{f.name} is {typed[f.name]!r}, which is no value of this flag")
     return Flags(**typed)
+
+
+_KINDS: Mapping[Any, Any] = {int: Integral, float: Real}
+
+
+def _fits(value: Any, of: Field[Any]) -> bool:
+    """Whether a plain value is of the flag's kind: a run.yaml may have been written by anyone."""
+    if of.name == "data":  # may be an object of Python's own
+        return True
+    kinds = get_args(of.type) if type(None) in get_args(of.type) else (of.type,)
+    if isinstance(value, bool):
+        return bool in kinds
+    plain = (_KINDS.get(kind, kind) for kind in kinds if isinstance(kind, type))
+    if isinstance(value, tuple(plain)):
+        return True
+    words = tuple if of.name == "logger" else str  # of which ``check`` says which there are
+    return of.name in ("logger", "device", "precision", "optimiser") and isinstance(value, words)
 
 
 def seconds(text: str | None) -> float | None:
@@ -174,7 +200,8 @@ def arguments(method: str, flags: Flags, hyper: Mapping[str, Any]) -> list[str]:
             words.append(flag if value else f"--no-{flag[2:]}")
         else:
             for part in value if isinstance(value, tuple | list) else [value]:
-                words += [flag, str(part)]
+                # a value that looks like a flag must not become one
+                words += [f"{flag}={part}"] if str(part).startswith("-") else [flag, str(part)]
     return words
 
 

@@ -7,6 +7,7 @@ import torch
 
 from selfsight.encoders import dalle
 from selfsight.encoders.build import build_encoder
+from selfsight.engine import checkpoint
 from selfsight.engine.run import open_run
 from selfsight.errors import UserError
 from selfsight.parts.tokenizers import CodeHead, Tokenizer
@@ -60,8 +61,8 @@ def load_tokenizer(path: Path | str, *, grid: int, channels: int = 3) -> Tokeniz
 
 def _published(path: Path, grid: int, channels: int) -> Tokenizer:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds
+        state = checkpoint.read(path)
+    except Exception as error:  # zipfile and torch raise a dozen kinds
         raise UserError(
             f"{path} is no state dict that can be read without executing it ({type(error).__name__}); of DALL-E's "
             "encoder.pkl make one by torch.save(dall_e.load_model('encoder.pkl').state_dict(), 'encoder.pt')"

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class Method(nn.Module, ABC, Generic[B]):
 
     encoder: Encoder
     """What is kept and evaluated."""
+    by_index: ClassVar[bool] = False
+    """Whether it knows its training images one by one, as classes or in a memory: then it has no loss for others."""
 
     @abstractmethod
     def step(self, batch: B, clock: Clock) -> Steps:

@@ -1,5 +1,6 @@
 """Pretraining from flags to a finished run: the Python face behind ``selfsight pretrain``."""
 
+import csv
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
@@ -20,8 +21,10 @@ from selfsight.engine.journal import pick_loggers
 from selfsight.engine.launch import PREPARED, is_launched, launch
 from selfsight.engine.loop import Ending, Execution, train
 from selfsight.engine.machine import Machine, open_machine, pick_device, pick_precision
+from selfsight.engine.pulse import together
 from selfsight.engine.run import (
     OpenRun,
+    clear,
     open_run,
     prepare_folder,
     read_settings,
@@ -169,7 +172,9 @@ def _short(data: object) -> str:
 def _together(machine: Machine, folder: Path, flags: Flags, source: Source) -> None:
     """Makes the folder, if nobody has, and sees that all processes have the same data before any waits for another."""
     wrong = ""
-    if machine.first and not flags.resume and PREPARED not in os.environ:
+    if machine.first and flags.resume:
+        clear(folder)
+    elif machine.first and PREPARED not in os.environ:
         try:
             prepare_folder(folder, flags)
         except UserError as error:
@@ -235,7 +240,8 @@ def _train(job: Job) -> Ending:
         workers = default_workers(machine.world) if flags.workers is None else flags.workers
         probe = online_probe(encoder, recipe.views.plain, job.source, device=machine.device, workers=workers)
     try:
-        return train(recipe, loader, machine, execution, probe)
+        with together(machine):
+            return train(recipe, loader, machine, execution, probe)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "t allocate memory" not in str(error):
             raise
@@ -272,8 +278,8 @@ def _tell(job: Job) -> None:
 
 def _close(job: Job, ended: Ending) -> None:
     folder, say = job.folder, job.say
-    with (folder / "skipped.csv").open(encoding="utf-8") as lines:
-        skipped = sum(1 for _ in lines) - 1
+    with (folder / "skipped.csv").open(newline="", encoding="utf-8") as lines:
+        skipped = sum(1 for _ in csv.reader(lines)) - 1  # a name may hold ends of lines
     if skipped:
         say(f"{skipped} of {len(job.source):,} images could not be read; {folder / 'skipped.csv'} names them")
     if ended != "done":

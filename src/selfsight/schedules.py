@@ -119,3 +119,26 @@ def staircase(peak: float, *, every: int, factor: float) -> Curve:
         peak,
         lambda scale: f"{scale * peak:g}, x {factor:g} every {every} updates",
     )
+
+
+def exponential(peak: float, *, every: float, factor: float, warmup_epochs: float = 0.0) -> Curve:
+    """``peak``, multiplied by ``factor`` after every ``every`` epochs, which need not be whole ones.
+
+    The first ``warmup_epochs`` climb to it in a line from 0, at most a tenth of the training; the falls are counted
+    from the beginning too (Noisy Student, EfficientNet).
+
+    >>> rate = exponential(0.1, every=2.4, factor=0.97, warmup_epochs=5)
+    >>> [round(rate(Clock(step=step, steps=3500, epoch=step // 10, epochs=350)), 6) for step in (25, 60, 75)]
+    [0.05, 0.09409, 0.091267]
+    """
+    if every <= 0:
+        raise ValueError(f"a rate can fall every so many epochs, more than 0, not every {every:g}")
+
+    def value(clock: Clock) -> float:
+        warmup = min(warmup_epochs * clock.steps_per_epoch, clock.steps / 10)
+        if clock.step < warmup:
+            return peak * clock.step / warmup
+        return peak * factor ** math.floor(clock.step / (every * clock.steps_per_epoch))
+
+    before = f"warm-up {warmup_epochs:g} epochs (at most a tenth) to " if warmup_epochs else ""
+    return Curve(value, peak, lambda scale: f"{before}{scale * peak:g}, x {factor:g} every {every:.3g} epochs")

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from selfsight.data.order import Order, Shuffled, SlidingWindow
+from selfsight.data.order import Mixed, Order, Shuffled, SlidingWindow
 from selfsight.data.protocol import DataError
 from selfsight.data.sampler import Sampler
 from selfsight.keyed import permutation
@@ -89,3 +89,32 @@ def test_what_cannot_be() -> None:
         SlidingWindow(4, 5)
     with pytest.raises(DataError, match="batch size 50 is larger than what a round shows, 40 images"):
         Sampler(101, batch_size=50, seed=0, order=SlidingWindow(40, 8))
+
+
+@pytest.mark.parametrize(("labelled", "others", "share", "ratio"), [(20, 100, 4, 2), (50, 60, 5, 3), (8, 64, 8, 1)])
+def test_every_unit_of_a_mixed_order_has_one_labelled_image(labelled: int, others: int, share: int, ratio: int) -> None:
+    order, n = Mixed(labelled=labelled, share=share, ratio=ratio), labelled + others
+    seen = np.zeros(n, dtype=np.int64)
+    for number in range(40):
+        positions = order(n, seed=3, round=number)
+        assert len(positions) == order.length(n) == len(set(positions.tolist()))
+        units = positions.reshape(-1, order.unit)
+        assert (units[:, 0] < labelled).all()
+        assert (units[:, 1:] >= labelled).all()
+        assert len(units) % share == 0
+        assert np.array_equal(positions, order(n, seed=3, round=number))
+        np.add.at(seen, positions, 1)
+    assert order.updates(n, share * order.unit) == labelled // share
+    for kind in (seen[:labelled], seen[labelled:]):  # each image about as often as any other of its kind
+        assert kind.min() >= 1
+        assert abs(kind - kind.mean()).max() <= 4 * max(kind.mean(), 1) ** 0.5
+
+
+def test_the_scarcer_kind_is_shown_whole_in_each_round_and_the_other_in_parts() -> None:
+    order = Mixed(labelled=8, share=4, ratio=2)
+    first, second, third = (order(8 + 32, seed=0, round=number) for number in range(3))
+    assert set(first[first < 8].tolist()) == set(range(8))
+    halves = set(first[first >= 8].tolist()), set(second[second >= 8].tolist())
+    assert not halves[0] & halves[1]
+    assert halves[0] | halves[1] == set(range(8, 40))
+    assert set(third[third >= 8].tolist()) != halves[0]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from selfsight.data.order import Mixed
 from selfsight.data.protocol import DataError
 from selfsight.data.sampler import Sampler, shard
 
@@ -52,3 +53,20 @@ def test_errors_name_both_numbers_and_a_remedy() -> None:
         Sampler(50, batch_size=10, seed=0, world=2, accumulate=3)
     with pytest.raises(DataError, match="use fewer processes or more images"):
         Sampler(3, batch_size=8, seed=0, world=4)
+
+
+def test_two_kinds_of_images_are_shared_out_in_whole_units() -> None:
+    """Each process and micro-batch has labelled and other images in one ratio; an epoch counts the labelled ones."""
+    order = Mixed(labelled=40, share=8, ratio=3)
+    for world, accumulate in ((1, 1), (2, 1), (2, 2)):
+        ranks = [
+            Sampler(200, batch_size=32, seed=0, rank=r, world=world, accumulate=accumulate, order=order)
+            for r in range(world)
+        ]
+        assert [sampler.steps_per_epoch for sampler in ranks] == [5] * world
+        for step in (0, 4, 5, 11):
+            parts = [sampler.micro(step, m)[0] for m in range(accumulate) for sampler in ranks]
+            assert all((part < 40).mean() == 0.25 for part in parts)
+            assert np.array_equal(
+                np.concatenate(parts), ranks[0].order(200, seed=0, round=step // 5)[step % 5 * 32 :][:32]
+            )

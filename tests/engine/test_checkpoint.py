@@ -64,7 +64,7 @@ def test_one_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"step": 1, "w": torch.zeros(1000)})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match="cut short or no checkpoint"):
+    with pytest.raises(UserError, match="cut short, damaged or no checkpoint"):
         checkpoint.load(path)
 
 

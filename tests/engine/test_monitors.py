@@ -44,6 +44,15 @@ def test_equal_projections_are_a_collapse() -> None:
     assert judged(monitors, progress=0.01) == set()
 
 
+def test_projections_that_batch_norm_keeps_apart_but_that_are_copies_are_a_collapse() -> None:
+    monitors = healthy()
+    few = torch.randn(128, 2) @ torch.randn(2, 256)
+    z = (few - few.mean(0)) / few.std(0)
+    monitors.see({"projection": z})
+    assert judged(monitors) == {"projection_collapse"}
+    assert monitors.read()["feature_std"] > 0.9 / math.sqrt(256)
+
+
 def test_features_on_a_line_are_a_dimensional_collapse() -> None:
     monitors = Monitors()
     monitors.see({"feature": torch.randn(512, 1) @ torch.randn(1, 64)})

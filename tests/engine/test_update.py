@@ -8,7 +8,7 @@ import rig
 import torch
 from torch import Tensor, nn
 
-from selfsight.engine.update import GIVE_UP, Updater
+from selfsight.engine.update import Updater
 from selfsight.errors import TrainingError
 from selfsight.method import Clock, Method, Objective, Steps, drive
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, decay_all
@@ -122,15 +122,35 @@ def test_rates_follow_the_clock() -> None:
     assert method.seen_a == [pytest.approx(1 - 0.5 * 2)]
 
 
-def test_a_gradient_that_is_not_finite_is_not_stepped_on_and_ends_the_run_in_time() -> None:
+def test_a_gradient_that_is_not_finite_is_not_stepped_on() -> None:
     method, updater = pair()
-    for _ in range(GIVE_UP - 1):
+    for k, bad in enumerate([float("nan"), float("inf"), float("-inf")]):
         updater.begin(NOW, first=True, last=True)
-        assert updater(Objective(method.a * float("nan"))) is False
+        assert updater(Objective(method.a * bad)) is False
+        assert updater.failed
+        assert updater.in_a_row == k
+    updater.begin(NOW, first=True, last=True)
+    assert updater(Objective(method.a * 1.0)) is True
+    assert not updater.failed
+    assert method.a.item() == pytest.approx(0.9)
+
+
+def test_a_loss_that_is_not_finite_is_not_stepped_on_though_its_gradient_is() -> None:
+    method, updater = pair()
+    updater.begin(NOW, first=True, last=True)
+    assert updater(Objective(method.a + float("inf"))) is False
     assert method.a.item() == 1.0
-    with pytest.raises(TrainingError, match="lower --lr"):
-        updater(Objective(method.a * float("inf")))
-    assert method.a.item() == 1.0
+
+
+def test_a_device_that_is_not_asked_remembers_the_first_step_that_was_not_finite() -> None:
+    method, updater = pair()
+    updater.looks = False  # as on a GPU
+    for step, factor in enumerate([1.0, float("nan"), 1.0, float("inf")]):
+        assert not step or updater.sound() == (step < 2)
+        updater.begin(Clock(step=step, steps=10, epoch=0, epochs=1), first=True, last=True)
+        updater(Objective(method.a * factor))
+    with pytest.raises(TrainingError, match=r"^step 1: not finite: .*go on by --resume --log-every 1"):
+        updater.refuse()
 
 
 def test_a_recipe_must_name_the_methods_optimisers() -> None:

@@ -2,17 +2,24 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from timm.layers.drop import DropPath
+from torch import nn
 from torch.optim import SGD, AdamW
 
 from selfsight.data.protocol import Source
 from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import build_optimiser
+from selfsight.errors import UserError
 from selfsight.evaluation.finetune import Tuning, finetune, labelled_fraction, optimiser_spec, standard_epochs
-from selfsight.evaluation.subject import crop_of
+from selfsight.evaluation.lesson import Lesson
+from selfsight.evaluation.protocols import Contender, Settings, finetune_on
+from selfsight.evaluation.regularisation import MAE, Regularisation
+from selfsight.evaluation.subject import LabelledData, crop_of
 from selfsight.views.pipelines import one_view, plain_view
 from selfsight.views.view import View
 
@@ -74,10 +81,9 @@ def test_learns_and_leaves_the_encoder_alone(encoder, pictures: Make) -> None:
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     mild = one_view(View(size=16, scale=(0.9, 1.0), flip=0.0, normalise=None))
     losses: list[float] = []
-    got, how = finetune(
-        encoder,
-        pictures(160),
-        pictures(80, seed=1),
+    lesson = Lesson(
+        train=pictures(160),
+        test=pictures(80, seed=1),
         crop=mild,
         plain=plain_view(16, None),
         classes=4,
@@ -86,6 +92,7 @@ def test_learns_and_leaves_the_encoder_alone(encoder, pictures: Make) -> None:
         lr=1.0,
         progress=lambda clock, loss: losses.append(loss),
     )
+    got, how = finetune(encoder, lesson)
     assert losses[0] == pytest.approx(np.log(4), abs=1e-5)  # a classifier from zero knows nothing
     assert got.top1 > 0.85
     assert (how.optimiser, how.epochs, how.batch_size, how.labelled) == ("sgd", 6, 32, 160)
@@ -100,8 +107,69 @@ HYBRID = {"name": "convvit_tiny", "patch_size": 8, "depths": (1, 1, 1), "widths"
 def test_a_transformer_is_tuned_with_adamw(of: dict, pictures: Make) -> None:
     vit = build_encoder(image_size=16, **of)
     plain = plain_view(16, None)
-    kwargs = {"crop": crop_of(plain), "plain": plain, "classes": 4, "epochs": 1}
-    _, how = finetune(vit, pictures(32), pictures(8, seed=1), **kwargs)
-    _, scratch = finetune(vit, pictures(32), pictures(8, seed=1), scratch=True, **kwargs)
+    lesson = Lesson(train=pictures(32), test=pictures(8, seed=1), crop=crop_of(plain), plain=plain, classes=4, epochs=1)
+    _, how = finetune(vit, lesson)
+    _, scratch = finetune(vit, lesson, scratch=True)
     assert (how.optimiser, how.layer_decay) == ("adamw", 0.65)
     assert scratch.layer_decay == 1.0
+
+
+def vit(pictures: Make) -> tuple[nn.Module, Lesson]:
+    torch.manual_seed(0)
+    plain = plain_view(16, None)
+    lesson = Lesson(train=pictures(33), test=pictures(8, seed=1), crop=crop_of(plain), plain=plain, classes=4, epochs=1)
+    return build_encoder(image_size=16, **{**VIT, "depth": 3}), lesson
+
+
+def test_every_part_is_on_and_named_and_the_batch_even(pictures: Make) -> None:
+    net, lesson = vit(pictures)
+    kept = {name: value.clone() for name, value in net.state_dict().items()}
+    before = np.random.get_state()[1].copy()  # type: ignore[index]
+    runs = [finetune(net, lesson, regularisation=MAE) for _ in range(2)]
+    assert runs[0] == runs[1]  # nothing random but by key
+    assert np.array_equal(np.random.get_state()[1], before)  # type: ignore[index]
+    how = runs[0][1]
+    assert (how.mixup, how.cutmix, how.smoothing, how.drop_path) == (0.8, 1.0, 0.1, 0.1)
+    assert how.batch_size == 32  # of 33: images are mixed in pairs
+    assert not any(isinstance(module, DropPath) for module in net.modules())
+    assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items())
+    assert finetune(net, lesson)[1].batch_size == 33
+
+
+def test_drop_path_is_on_while_training_and_off_at_the_test(pictures: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, lesson = vit(pictures)
+    seen: list[tuple[bool, float]] = []
+    forward = DropPath.forward
+
+    def watched(self: DropPath, x: torch.Tensor) -> torch.Tensor:
+        seen.append((self.training, round(self.drop_prob, 3)))
+        return forward(self, x)
+
+    monkeypatch.setattr(DropPath, "forward", watched)
+    finetune(net, lesson, regularisation=Regularisation(drop_path=0.2))
+    assert set(seen) == {(mode, rate) for mode in (True, False) for rate in (0.1, 0.2)}
+
+
+def test_a_transformer_on_all_labels_has_maes_parts_and_every_one_can_be_changed(pictures: Make) -> None:
+    net, lesson = vit(pictures)
+    who = Contender(name="trained", encoder=net, plain=lesson.plain)  # type: ignore[arg-type]
+    data = LabelledData(train=lesson.train, test=lesson.test, classes=4)
+
+    def settings(fraction: float, **chosen: Any) -> Any:
+        found = finetune_on(fraction)(who, data, Settings(epochs=1, **chosen)).settings
+        return [found[name] for name in ("mixup", "cutmix", "smoothing", "drop_path", "layer_decay")]
+
+    assert settings(1.0) == [0.8, 1.0, 0.1, 0.1, 0.65]
+    assert settings(0.5) == [0, 0, 0, 0, 0.65]
+    other = {"regularisation": {"mixup": 0.0, "cutmix": 0.0, "drop_path": 0.3}, "layer_decay": 0.75}
+    assert settings(1.0, **other) == [0, 0, 0.1, 0.3, 0.75]
+
+
+def test_what_an_encoder_cannot_have_is_refused(encoder, pictures: Make) -> None:
+    _, lesson = vit(pictures)
+    with pytest.raises(UserError, match=r"--drop-path is 0\.1, but TinyEncoder has no blocks that could be dropped"):
+        finetune(encoder, lesson, regularisation=MAE)
+    with pytest.raises(UserError, match="does not say which layers it has"):
+        finetune(encoder, lesson, layer_decay=0.5)
+    with pytest.raises(UserError, match=r"the layer decay must lie in \(0, 1\]; got 2"):
+        finetune(vit(pictures)[0], lesson, layer_decay=2.0)  # type: ignore[arg-type]

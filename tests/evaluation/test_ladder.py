@@ -140,6 +140,36 @@ def test_a_short_training_has_an_optimiser_for_it() -> None:
     assert flags_of("rotation") == {"backbone": "tiny_cnn"}
 
 
+def test_with_labels_the_encoder_is_fine_tuned_beside_one_from_scratch(climb, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, float, int | None]] = []
+
+    def on(share: float) -> Callable[..., Finding]:
+        def measure(who: Any, data: Any, how: Any) -> Finding:
+            told.append((who.name, share, how.epochs))
+            return Finding({"top1": 0.6 if who.name == "trained" else 0.4}, {"epochs": how.epochs})
+
+        return measure
+
+    monkeypatch.setattr(module, "finetune_on", on)
+    results = climb(["mae"], [], labels=0.2, tests=10, precision="bf16")
+    assert results["data"]["test"] == 10
+    epochs = module.TUNED["epochs"]
+    assert told == [("scratch", 0.2, epochs), ("trained", 0.2, epochs)]
+    assert results["methods"]["mae"]["finetuned"] == 0.6
+    assert results["baselines"]["vit_tiny_patch16_224"]["finetuned"] == 0.4
+    assert "finetuned" not in results["baselines"]["pixels"]
+    with pytest.raises(UserError, match=r"labels 0.2 -> 0.0, tests 10 -> 10000, precision bf16 -> 32\)"):
+        climb(["simmim"], [])
+
+
+def test_what_trains_a_tokenizer_does_not_climb(climb) -> None:
+    calls: list[dict[str, Any]] = []
+    climb([], calls)
+    names = {call["name"] for call in calls}
+    assert "beit" in names
+    assert "dvae" not in names
+
+
 def test_two_processes_may_fill_one_file(climb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second measures while the first is at work, and neither loses what the other wrote."""
     monkeypatch.setattr(module, "whole_epochs", lambda one, three, minutes: 5)  # these stand-ins take no time

@@ -14,6 +14,7 @@ from selfsight.errors import UserError
 from selfsight.evaluation import layerwise as module
 from selfsight.evaluation.evaluate import evaluate
 from selfsight.evaluation.layerwise import Layerwise, classifier, layerwise, pooled, stages, watched
+from selfsight.evaluation.lesson import Lesson
 from selfsight.views.pipelines import plain_view
 
 Make = Callable[..., Source]
@@ -72,24 +73,28 @@ def test_the_classifier_is_the_papers() -> None:
 
 def test_every_stage_learns_and_the_encoder_stands_still(net: Backbone, pictures: Make) -> None:
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    given = {"crop": PLAIN, "plain": PLAIN, "classes": 4, "epochs": 12, "batch_size": 32}
-    found, probe = layerwise(net, pictures(160), pictures(80, seed=1), **given)
+    given = Lesson(
+        train=pictures(160), test=pictures(80, seed=1), crop=PLAIN, plain=PLAIN, classes=4, epochs=12, batch_size=32
+    )
+    found, probe = layerwise(net, given)
     assert list(found) == ["stem", "blocks.0", "blocks.1"]
     assert min(each.top1 for each in found.values()) > 0.5  # of four classes
     assert (probe.epochs, probe.batch_size) == (12, 32)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
-    assert found == layerwise(net, pictures(160), pictures(80, seed=1), **given)[0]
+    assert found == layerwise(net, given)[0]
 
 
 def test_a_probe_alone_learns_as_beside_the_others(
     net: Backbone, pictures: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {"crop": PLAIN, "plain": PLAIN, "classes": 4, "epochs": 3, "batch_size": 32}
-    both, _ = layerwise(net, pictures(96), pictures(80, seed=1), **given)
+    given = Lesson(
+        train=pictures(96), test=pictures(80, seed=1), crop=PLAIN, plain=PLAIN, classes=4, epochs=3, batch_size=32
+    )
+    both, _ = layerwise(net, given)
     first = stages(net)["stem"]
     monkeypatch.setattr(module, "stages", lambda encoder: {"stem": first})
-    alone, _ = layerwise(net, pictures(96), pictures(80, seed=1), **given)
+    alone, _ = layerwise(net, given)
     assert alone["stem"] == both["stem"]
 
 

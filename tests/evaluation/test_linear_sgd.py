@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from selfsight.data.protocol import Source
-from selfsight.evaluation import linear_sgd as module
+from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.linear_sgd import PROBES, Paper, classifier, linear_sgd, optimiser_spec
 from selfsight.evaluation.stream import Labelled
 from selfsight.evaluation.subject import crop_of
@@ -63,26 +63,25 @@ def test_learns_on_a_frozen_encoder(
     train, test, plain = pictures(160), pictures(80, seed=1), plain_view(16, None)
     x, y = stacked(train)
 
-    def without_augmentation(*args: object, **kwargs: object) -> Iterator[Labelled]:
+    def without_augmentation(self: Lesson, **kwargs: object) -> Iterator[Labelled]:
         for step in range(steps):
             rows = torch.arange(32) + 32 * (step % 5)
             yield Labelled(x[rows], y[rows], Clock(step=step, steps=steps, epoch=step // 5, epochs=steps // 5))
 
-    monkeypatch.setattr(module, "labelled_batches", without_augmentation)
+    monkeypatch.setattr(Lesson, "batches", without_augmentation)
     losses: list[float] = []
-    got, probe = linear_sgd(
-        encoder,
-        train,
-        test,
+    lesson = Lesson(
+        train=train,
+        test=test,
         crop=crop_of(plain),
         plain=plain,
         classes=4,
-        paper=paper,
         epochs=steps // 5,
         batch_size=32,
         lr=lr,
         progress=lambda clock, loss: losses.append(loss),
     )
+    got, probe = linear_sgd(encoder, lesson, paper=paper)
     assert got.top1 > 0.85
     assert (got.samples, len(losses)) == (80, steps)
     assert (probe.paper, probe.epochs, probe.batch_size) == (paper, steps // 5, 32)
@@ -92,11 +91,8 @@ def test_learns_on_a_frozen_encoder(
 
 def test_same_seed_same_score_and_fewer_images_than_a_batch(encoder, pictures: Make) -> None:
     plain = plain_view(16, None)
-    scores = [
-        linear_sgd(
-            encoder, pictures(20), pictures(40, seed=1), crop=crop_of(plain), plain=plain, classes=4, epochs=2, seed=7
-        )
-        for _ in range(2)
-    ]
+    pair = {"train": pictures(20), "test": pictures(40, seed=1)}
+    lesson = Lesson(**pair, crop=crop_of(plain), plain=plain, classes=4, epochs=2, seed=7)
+    scores = [linear_sgd(encoder, lesson) for _ in range(2)]
     assert scores[0] == scores[1]
     assert scores[0][1].batch_size == 20

@@ -13,13 +13,16 @@ import pytest
 WORK = """
 import sys
 from pathlib import Path
+from dataclasses import replace
 import torch
 sys.path.insert(0, sys.argv[1])
 from conftest import Pictures, TinyEncoder
 from selfsight.distributed import rank, world_size
 from selfsight.evaluation.embed import embed
 from selfsight.evaluation.evaluate import evaluate
+from selfsight.evaluation.attentive import attentive
 from selfsight.evaluation.features import extract
+from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.linear_sgd import linear_sgd
 from selfsight.evaluation.processes import processes
 from selfsight.evaluation.subject import crop_of
@@ -34,11 +37,12 @@ with processes("cpu"):
     x = extract(encoder, source, plain, batch_size=8)
     scores = {}
     for paper in ("moco", "mae"):
-        scores[paper] = linear_sgd(
-            encoder, Pictures(40), test, crop=crop_of(plain), plain=plain, classes=4, paper=paper, epochs=2,
-            batch_size=20, lr=1.0,
-        )[0].row()
-    torch.save({"x": x.x, "positions": x.positions, "labels": x.labels, "scores": scores["moco"]}, out / f"{rank()}.pt")
+        lesson = Lesson(
+            train=Pictures(40), test=test, crop=crop_of(plain), plain=plain, classes=4, epochs=2, batch_size=20, lr=1.0
+        )
+        scores[paper] = linear_sgd(encoder, lesson, paper=paper)[0].row()
+    kept = {"scores": scores["moco"], "attentive": attentive(encoder, replace(lesson, lr=None))[0].row()}
+    torch.save({"x": x.x, "positions": x.positions, "labels": x.labels, **kept}, out / f"{rank()}.pt")
     assert world_size() == int(sys.argv[3])
 assert not torch.distributed.is_initialized()
 for name in ("f.npy", "f.parquet"):
@@ -105,7 +109,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert got["positions"].tolist() == expected
         assert torch.allclose(got["x"], one["x"], atol=1e-6)
         assert torch.equal(got["labels"], one["labels"])
-        assert got["scores"]["top1"] == pytest.approx(one["scores"]["top1"], abs=0.04)  # one image of 30
+        for name in ("scores", "attentive"):
+            assert got[name]["top1"] == pytest.approx(one[name]["top1"], abs=0.04)  # one image of 30
     for name in ("f.npy", "f.npy.csv", "f.parquet"):
         assert (tmp_path / "2" / name).exists()
     assert np.allclose(np.load(tmp_path / "2/f.npy"), one["x"].numpy(), atol=1e-6)

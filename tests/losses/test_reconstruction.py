@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfsight.losses.reconstruction import masked_l1, masked_mse, normalise_patches, patchify, unpatchify
+from selfsight.losses.reconstruction import (
+    masked_l1,
+    masked_mse,
+    normalise_patches,
+    patchify,
+    unpatchify,
+    weighted_mse,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -130,3 +137,22 @@ def test_masked_l1_of_a_zero_prediction_is_the_targets_mean_size() -> None:
     loss = masked_l1(torch.zeros_like(target), target, torch.ones(8, 32, 32, dtype=torch.bool))
     assert float(loss) == pytest.approx(math.sqrt(2 / math.pi), rel=0.02)
     assert masked_l1(target.bfloat16(), target, torch.ones(8, 32, 32, dtype=torch.bool)).dtype == torch.float32
+
+
+def test_weighted_mse_is_the_mean_by_weight() -> None:
+    prediction, target = noise(2, 5, 3).requires_grad_(), noise(2, 5, 3, seed=1)
+    weight = torch.tensor([[0.0, 0.25, 1.0, 0.5, 0.0], [1.0, 0.75, 0.0, 0.0, 0.25]], dtype=torch.float64)
+    total, count = torch.zeros((), dtype=torch.float64), 0.0
+    for b in range(2):
+        for i in range(5):
+            squares = [(prediction[b, i, k] - target[b, i, k]) ** 2 for k in range(3)]
+            total, count = total + weight[b, i] * sum(squares) / 3, count + float(weight[b, i])
+    found = weighted_mse(prediction, target, weight)
+    torch.testing.assert_close(found, total / count, rtol=1e-12, atol=0)
+    (own,), (theirs,) = (torch.autograd.grad(x, prediction) for x in (found, total / count))
+    torch.testing.assert_close(own, theirs, rtol=1e-12, atol=1e-15)
+    assert not own[weight == 0].any()
+    assert torch.autograd.gradcheck(lambda p: weighted_mse(p, target, weight), prediction)
+    places = torch.tensor([[2, 4], [0, 1]])
+    whole = torch.zeros(2, 5, dtype=torch.float64).scatter(1, places, 1.0)
+    torch.testing.assert_close(weighted_mse(prediction, target, whole), masked_mse(prediction, target, places))

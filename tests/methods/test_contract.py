@@ -1,17 +1,14 @@
 """The contract: every listed recipe's ``tiny()`` is walked through what the engine and users rely on."""
 
 import inspect
-import json
 import math
-import os
-import subprocess
-import sys
 import typing
 from pathlib import Path
 
 import pytest
 import rig
 import torch
+from groups import together_and_alone
 
 from selfsight.keyed import Key
 from selfsight.method import Method
@@ -20,7 +17,9 @@ from selfsight.recipes import catalogue
 NAMES = list(catalogue.cards())
 every = pytest.mark.parametrize("name", NAMES)
 
-SPLITS_INTO_MICRO_BATCHES = {"convmae", "counting", "deepmim", "dvae", "mae", "mp3", "simmim", "simmim_swin"}
+SPLITS_INTO_MICRO_BATCHES = set(
+    "convmae counting deepmim dvae localmim localmim_swin mae mp3 simmim simmim_swin".split()
+)
 """Methods whose loss is a mean over samples that do not see each other. In all others accumulation is not the large
 batch: negatives, assignments, cross-correlations, centres or batch norm are computed within a micro-batch."""
 
@@ -148,20 +147,7 @@ def test_accumulation_equals_the_large_batch_where_the_method_allows(name: str) 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, typing.Any]]:
     """Every recipe in two processes and in one: started once, since starting costs ten seconds."""
-    folder = tmp_path_factory.mktemp("two")
-    program = Path(__file__).parents[1] / "support" / "two_processes.py"
-    meeting, out = folder / "meeting", folder / "out.json"
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(program), str(rank), str(meeting), str(out)],
-            stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=600)[1].decode() for process in started]
-    assert all(process.returncode == 0 for process in started), "\n".join(errors)[-3000:]
-    return json.loads(out.read_text())
+    return together_and_alone(tmp_path_factory.mktemp("two"), world=2, steps=3)
 
 
 @pytest.mark.slow

@@ -129,8 +129,20 @@ def test_the_guide_is_frozen_and_no_part_of_the_state() -> None:
     objective(method, images).loss.backward()
     assert not moved(guide)
     assert not guide.training
-    assert method.train().state_dict().keys() == deepmim().state_dict().keys()
+    assert method.train().state_dict().keys() == {*deepmim().state_dict(), "guide_sum"}
     assert not guide.training
+
+
+def test_another_guide_is_refused_when_a_run_goes_on() -> None:
+    images, shares, answer = batch(), dict.fromkeys((2, 3, 4), 0.5), torch.randn(3, 16, 48)
+    method = deepmim(shares=shares, guide=Guide(answer))
+    loss = objective(method, images).loss
+    other, same = (deepmim(shares=shares, guide=Guide(guess)) for guess in (answer + 1e-3, answer.clone()))
+    for resumed in (other, same, deepmim(shares=shares)):
+        resumed.load_state_dict(method.state_dict())
+    with pytest.raises(ValueError, match="is not the one that this run was begun with: its weights differ"):
+        objective(other, images)
+    assert torch.equal(objective(same, images).loss, loss)
 
 
 def test_a_run_that_is_opened_again_cannot_be_trained_without_its_guide() -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jaxtyping
 import pytest
@@ -26,8 +26,6 @@ FINE_TUNED: dict[str, str] = {
 """Methods that are fine-tuned instead, and why; the margin then is in points of its accuracy."""
 FINE_TUNING = 200
 """Updates of that, on 64 labelled images each."""
-TOKENIZERS = {"dvae"}
-"""Methods that train a tokenizer: what they learn is codes, not features, and their own test says whether they did."""
 LONGER = {
     "context_prediction": (640, "+4.4 points were measured after 320 updates, +6.4 and +8.9 after 640 from two seeds"),
     "convmae": (640, "+4.7 points fine-tuned were measured after 320 updates, +14.8 after 640"),
@@ -87,8 +85,9 @@ def unchecked() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in catalogue.cards() if name not in TOKENIZERS])
-def test_it_learns(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name, card in catalogue.cards().items() if not card.yields])
+def test_it_learns(name: str, record_property: Callable[[str, object], None]) -> None:
+    """What trains a tokenizer learns codes, not features: its own test says whether it did."""
     steps = LONGER.get(name, (STEPS,))[0]
     recipe = rig.build(name)
     recipe.method.to(memory_format=torch.channels_last)  # as the engine does
@@ -99,6 +98,9 @@ def test_it_learns(name: str) -> None:
     calibrate_(start, [plain.render(images[:512], plain.plan(key), key).x])
     measure = fine_tuned_accuracy if name in FINE_TUNED else linear_accuracy
     before = measure(start, recipe)
-    rig.train(recipe, rig.batches(recipe, steps), steps=steps, place=rig.machine(bf16=True))
+    watch = rig.Watch(every=80)
+    rig.train(recipe, rig.batches(recipe, steps), steps=steps, place=rig.machine(bf16=True), see=watch)
+    record_property("promise", ["a healthy run of each method raises no alarm", 1, int(not watch.alarms)])
+    assert not watch.alarms
     after = measure(recipe.method.encoder, recipe)
     assert after > before + MARGIN, f"{measure.__name__} {before:.1f} -> {after:.1f}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from selfsight.batches import LocatedViews
 from selfsight.losses.pixels import match, pixel_consistency, pixel_contrast
 from selfsight.losses.regression import cosine_regression
-from selfsight.methods.pixpro import Instance, PixPro
+from selfsight.methods.pixpro import Instance, PixPro, _of_one_place
 from selfsight.parts.pixels import PixelPropagation, as_rows, pixel_mlp
 from selfsight.schedules import constant, cosine
 
@@ -156,3 +156,10 @@ def test_what_it_hands_over() -> None:
     assert objective.log["pairs"].item() == 16  # identical square crops: one match for each of 4 x 4 pixels
     assert 0 < objective.log["pixel_std"].item() <= 0.5
     assert not any(x.requires_grad for x in (*objective.watch.values(), *objective.log.values()))
+
+
+def test_the_monitors_see_one_place_of_each_image_from_both_views() -> None:
+    first, second = torch.arange(6.0).reshape(2, 3, 1), 10 + torch.arange(8.0).reshape(2, 4, 1)
+    near = torch.zeros(2, 3, 4, dtype=torch.bool)
+    near[0, 2, 1] = near[0, 2, 3] = True  # the second image's views share no place
+    assert _of_one_place(first, second, near).flatten().tolist() == [2.0, 3.0, 11.0, 14.0]

@@ -10,9 +10,11 @@ from torch.optim import SGD
 
 from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import build_optimiser
+from selfsight.keyed import Key
 from selfsight.method import Clock
 from selfsight.recipes.recipe import Setting
 from selfsight.recipes.rotation import rotation
+from selfsight.views.turned import Copies
 
 
 def rates(size: int, epochs: int, at: tuple[int, ...]) -> list[float]:
@@ -56,12 +58,22 @@ def test_no_view_stretches_or_turns() -> None:
     assert all(v.jitter is None and v.blur is None and v.grey == 0 for v in (small, large))
 
 
+def test_all_four_copies_are_the_papers_and_one_is_asked_for() -> None:
+    at = Setting(encoder=build_encoder("small_cnn", image_size=32), image_size=32, samples=100)
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    key = Key(0, torch.zeros(2, dtype=torch.long), torch.arange(2))
+    for recipe, turns in ((rotation(at), 4), (rotation(at, copies=1), 1)):
+        assert recipe.views.render(images, recipe.views.plan(key), key).turns.shape == (2, turns)
+        assert recipe.batch_size == 128
+
+
 @pytest.mark.slow
-def test_the_papers_recipe_takes_a_step() -> None:
-    """ResNet-50 at 224 pixels, at batch 2 and so 8 turned images."""
+@pytest.mark.parametrize("copies", [4, 1])
+def test_the_papers_recipe_takes_a_step(copies: Copies) -> None:
+    """ResNet-50 at 224 pixels, at batch 2 and so 8 turned images, or 2."""
     torch.manual_seed(0)
     encoder = build_encoder("resnet50", image_size=224)
-    recipe = rotation(Setting(encoder=encoder, image_size=224, samples=1_281_167))
+    recipe = rotation(Setting(encoder=encoder, image_size=224, samples=1_281_167), copies=copies)
     loss, moved = one_step(recipe, rendered(recipe), epoch=0)
     assert loss == pytest.approx(math.log(4), abs=0.5)
     assert moved > 0

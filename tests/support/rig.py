@@ -1,6 +1,6 @@
 """What the contract test runs recipes with: the world through the recipe's own views and the engine's updater."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 from selfsight.data.order import SHUFFLED
 from selfsight.data.world import World
 from selfsight.engine.machine import Machine
+from selfsight.engine.monitors import Monitors
 from selfsight.engine.update import Updater
 from selfsight.keyed import Key
 from selfsight.method import Clock, Objective, drive
@@ -94,6 +95,20 @@ def clock(step: int, steps: int, epochs: int = 10) -> Clock:
     return Clock(step=step, steps=steps, epoch=step * epochs // steps, epochs=epochs)
 
 
+class Watch:
+    """The engine's monitors on a run of the rig, read every ``every`` updates: ``alarms`` has step and name."""
+
+    def __init__(self, *, every: int = 20) -> None:
+        self.monitors, self.every = Monitors(), every
+        self.alarms: list[tuple[int, str]] = []
+
+    def __call__(self, objective: Objective, now: Clock) -> None:
+        self.monitors.see(objective.watch)
+        if (now.step + 1) % self.every == 0:
+            found = self.monitors.judge(self.monitors.read(), now.progress)
+            self.alarms += [(now.step + 1, one.name) for one in found]
+
+
 def train(
     recipe: Recipe,
     given: Iterator[Any],
@@ -102,20 +117,27 @@ def train(
     steps: int = 10,
     place: Machine | None = None,
     updater: Updater | None = None,
+    micro: int = 1,
+    see: Callable[[Objective, Clock], object] = lambda objective, now: None,
 ) -> tuple[list[float], Updater]:
-    """Trains on the given batches; returns the losses and the updater."""
+    """Trains on the given batches, ``micro`` of them an update; returns the losses and the updater.
+
+    ``see`` gets each objective after its update.
+    """
     place = place or machine()
-    updater = updater or Updater(recipe, place, 1)
+    updater = updater or Updater(recipe, place, micro)
     recipe.method.train()
     losses: list[float] = []
 
     def update(objective: Objective) -> bool:
         losses.append(float(objective.loss.detach()))
-        return updater(objective)
+        moved = updater(objective)
+        see(objective, now)
+        return moved
 
-    for k, batch in enumerate(given, start=start):
-        now = clock(k, steps)
+    for k, batch in enumerate(given, start=start * micro):
+        now = clock(k // micro, steps)
         torch.manual_seed(1000 + k)
-        updater.begin(now, first=True, last=True)
+        updater.begin(now, first=k % micro == 0, last=k % micro == micro - 1)
         drive(recipe.method.step(batch, now), update, place.autocast)
     return losses, updater

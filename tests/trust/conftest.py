@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from forked import Warm
 from promises import Promises
 
 PROPERTY = "promise"
@@ -20,6 +21,14 @@ def promise(request: pytest.FixtureRequest) -> Iterator[Promises]:
     broken = [f"{what}: {case}" for what, one in promises.made.items() for case in one.broken]
     assert not broken, "\n".join(broken)
     assert all(one.tried for one in promises.made.values()), "a promise of which no case was tried"
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """A process that carries out commands in forks of itself, which tests may kill."""
+    process = Warm()
+    yield process
+    process.close()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from shortcuts import fringes, texture, through_a_lens, told
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample
 
 from selfsight.keyed import Key
 from selfsight.parts.permutations import maximal_hamming
@@ -40,20 +40,7 @@ def found(tiles: Tensor, feature: object, *, joint: bool = False) -> float:
     first, second, label = neighbours("centre")
     a, b = tiles[:, first].flatten(0, 1), tiles[:, second].flatten(0, 1)
     x = feature(a, b) if joint else torch.cat([feature(a), feature(b)], dim=1)
-    x, y = x.double(), label.repeat(len(tiles))
-    half = len(tiles) // 2 * 8
-    means = torch.stack([x[:half][y[:half] == k].mean(0) for k in range(8)])
-    within = x[:half] - means[y[:half]]
-    precision = torch.linalg.inv(within.T @ within / half + 1e-4 * torch.eye(x.shape[1]))
-    scores = x[half:] @ precision @ means.T - (means @ precision * means).sum(1) / 2
-    return float((scores.argmax(1) == y[half:]).double().mean())
-
-
-def texture(n: int, size: int = 96, channels: int = 3) -> Tensor:
-    """Noise that is alike within two or three pixels, in [0, 1], as if of no place in particular."""
-    x = torch.rand(n, channels, size + 4, size + 4, generator=torch.Generator().manual_seed(0))
-    x = avg_pool2d(avg_pool2d(x, 3, 1), 3, 1)
-    return ((x - 0.5) * 1.5 + 0.5).clamp(0, 1)
+    return told(x, label.repeat(len(tiles)))
 
 
 def grids(size: int) -> tuple[PairGrid, PuzzleGrid]:
@@ -89,30 +76,6 @@ def test_mean_colour() -> None:
         assert found(patches_of(views, images), colours) > 0.9
     for views in (pairs, replace(pairs, colour="project"), replace(pairs, colour="keep"), jig, replace(jig, grey=0.0)):
         assert found(patches_of(views, images), colours) < NEAR
-
-
-def fringes(x: Tensor) -> Tensor:
-    """How green against magenta goes with brightness moved by up to three pixels: it lags where a lens splits colours.
-
-    That compares colours only. In a projected or grey tile every edge is still double, to who compares it with itself.
-    """
-    x = x - x.mean((2, 3), keepdim=True)
-    magenta = (x[:, 0] + x[:, 2]) / 2
-    split, bright = (x[:, 1] - magenta)[:, 3:-3, 3:-3], (x[:, 1] + magenta) / 2
-    bright = bright / (bright.square().mean((1, 2), keepdim=True) + 1e-4)
-    p = split.shape[-1]
-    moved = [(split * bright[:, d : d + p, r : r + p]).mean((1, 2)) for d in range(7) for r in range(7)]
-    return torch.stack(moved, dim=1)
-
-
-def through_a_lens(n: int, size: int = 96, more: float = 0.06) -> Tensor:
-    """Grey textures whose green is larger than red and blue, about the middle."""
-    grey = texture(n, size, 1)
-    at = torch.linspace(-1, 1, size) / (1 + more)
-    rows, columns = torch.meshgrid(at, at, indexing="ij")
-    place = torch.stack([columns, rows], dim=-1).expand(n, -1, -1, -1)
-    green = grid_sample(grey, place, align_corners=True)
-    return torch.cat([grey, green, grey], dim=1)
 
 
 def test_chromatic_aberration() -> None:

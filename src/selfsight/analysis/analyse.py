@@ -106,6 +106,8 @@ def analyse(
         raise UserError(f"analyse takes one run or two side by side, not {len(runs)}")
     if batch_size < 4 or limit < 4:
         raise UserError(f"layers are compared on 4 images or more; --limit is {limit}, the batch {batch_size}")
+    if pictures < 0 or image_size < 1:
+        raise UserError(f"--pictures is {pictures}, --image-size {image_size}; they must be at least 0 and 1")
     these = tuple(_open(run, image_size, pretrained, device) for run in runs)
     if len(these) == 2 and these[0].name == these[1].name:
         these[0].name, these[1].name = f"{these[0].name} (1)", f"{these[1].name} (2)"
@@ -231,7 +233,7 @@ def _write_tables(found: Analysis) -> None:
 def _write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode(errors="backslashreplace"))
 
 
 def summary(found: Analysis) -> Iterator[str]:

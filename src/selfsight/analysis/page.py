@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,12 @@ _MEASURES = (
 def write_page(found: "Analysis", path: Path) -> None:
     """Writes the page, which needs no network, in place of an earlier one."""
     names = " and ".join(s.name for s in found.subjects)
-    title = html.escape(f"{names} on {found.images:,} images of {found.data}")
     parts: list[str] = []
     if any(s.tally.counts for s in found.subjects):
         for key, caption, unit, note in _MEASURES:
-            parts += [_section(caption, note), _figure(_curves(found, key, unit), first=len(parts) == 0)]
+            parts += [section(caption, note), embedded(_curves(found, key, unit), first=len(parts) == 0)]
     note = "Centred kernel alignment of the layers' pooled features: 1 is the same but for rotation and scale."
-    parts += [_section("Likeness of layers", note), _figure(_square(found), first=not parts)]
+    parts += [section("Likeness of layers", note), embedded(_square(found), first=not parts)]
     captions = {
         "attention": "Where the class token looks in the last layer: the image, then each head.",
         "patches": "The image beside its patches' three principal components as red, green and blue.",
@@ -37,22 +37,30 @@ def write_page(found: "Analysis", path: Path) -> None:
     for s in found.subjects:
         for what, picture in s.pictures.items():
             data = base64.b64encode(picture.read_bytes()).decode()
-            parts += [_section(s.name, captions[what]), f'<img alt="" src="data:image/png;base64,{data}">']
+            parts += [section(s.name, captions[what]), f'<img alt="" src="data:image/png;base64,{data}">']
+    write_atomically(path, whole_page(f"{names} on {found.images:,} images of {found.data}", parts))
+
+
+def whole_page(title: str, parts: Iterable[str]) -> bytes:
+    """A page that needs no network, of parts that are HTML already."""
     style = (
         "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
     )
+    title = html.escape(title)
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style>'
         f"</head><body><h1>{title}</h1>{''.join(parts)}</body></html>\n"
     )
-    write_atomically(path, page.encode())
+    return page.encode(errors="backslashreplace")
 
 
-def _section(title: str, note: str) -> str:
+def section(title: str, note: str) -> str:
+    """A heading and a line below it."""
     return f"<h2>{html.escape(title)}</h2><p>{html.escape(note)}</p>"
 
 
-def _figure(figure: go.Figure, *, first: bool) -> str:
+def embedded(figure: go.Figure, *, first: bool) -> str:
+    """A figure; the ``first`` of a page brings plotly with it."""
     return figure.to_html(full_html=False, include_plotlyjs=first)
 
 

@@ -33,8 +33,11 @@ class Stack:
     def _map(self) -> None:
         try:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"cannot read {self.path} ({error})") from None
+        except Exception as error:  # numpy raises half a dozen kinds
+            raise DataError(f"cannot read {self.path} ({' '.join(str(error).split())[:300]})") from None
+        if not isinstance(array, np.ndarray):  # an archive under another name
+            array.close()
+            raise DataError(f"{self.path} is an .npz archive of several arrays; save the images alone with np.save")
         if array.ndim not in (3, 4) or array.size == 0:
             raise DataError(f"{self.path} has shape {array.shape}; images are n h w, n h w c or n c h w")
         self._array = array

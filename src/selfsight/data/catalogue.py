@@ -1,5 +1,6 @@
 """torchvision's data sets by name. None is downloaded: a missing one is an error that says how to get it."""
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,14 @@ SETS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
 NAMES = {name.lower(): name for name in SETS}
 
 
+def at_home(path: str | Path) -> Path:
+    """``path`` with ``~`` replaced; as it stands where there is no such user, or where it can be no path at all."""
+    return Path(path if "\0" in str(path) else os.path.expanduser(path))
+
+
 def torchvision_parts(name: str, root: str, channels: int | None) -> Mapping[str, Callable[[], TorchData]]:
     """How to open the splits of a data set of ``NAMES``, under ``root`` or where the cache keeps such sets."""
-    folder = Path(root).expanduser() if root else cache_folder("torchvision")
+    folder = at_home(root) if root else cache_folder("torchvision")
     splits = ("train", "test") if len(SETS[NAMES[name]]) == 2 else ("all",)
     arguments = zip(splits, SETS[NAMES[name]], strict=True)
     return {split: partial(_open, NAMES[name], folder, given, channels) for split, given in arguments}
@@ -40,7 +46,7 @@ def _open(name: str, root: Path, given: Mapping[str, Any], channels: int | None)
 
     try:
         data = getattr(torchvision.datasets, name)(str(root), **given)
-    except (RuntimeError, OSError):
+    except (RuntimeError, OSError, ValueError):
         call = f"import torchvision; torchvision.datasets.{name}('{root}', download=True)"
         raise DataError(f'{name} is not in {root}; get it once: python -c "{call}"') from None
     return TorchData(data, name=name.lower(), channels=channels)

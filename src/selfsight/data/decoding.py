@@ -6,11 +6,13 @@ What is done to each kind, so that nothing happens in silence:
 - 16-bit values are scaled from 0-65535 to 0-255 (rounded), floats from 0-1; other ranges are refused, never clipped;
 - EXIF orientation is applied, colour profiles are ignored;
 - an .npy array is ``h w``, ``h w c`` or ``c h w``: the shorter of the first and the last axis holds the channels;
-- an image of more than ``MAX_PIXELS`` is refused before its pixels are read.
+- an image of more than ``MAX_PIXELS`` is refused before its pixels are read, a file of more than ``MAX_BYTES`` before
+  it is opened, and so is what is no file: reading a pipe or a device need not end.
 """
 
 import io
 import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -23,12 +25,19 @@ from selfsight.data.protocol import Unreadable
 MAX_PIXELS = 178_956_970
 """Half a gigabyte as RGB: where Pillow itself speaks of a decompression bomb and refuses."""
 
+MAX_BYTES = 16 * MAX_PIXELS
+"""Four channels of 32 bits for each of so many pixels."""
+
+MAX_SCANS = 500
+"""Of a JPEG: a progressive one has about ten, one with other pictures in it a few times as many."""
+
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy"})
 
 # Only these decoders are let near foreign bytes. JPEG's also opens MPO, which many phones write as .jpg.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _NPY = b"\x93NUMPY"
 _HEAD = 4096
+_REASON = 300  # characters: a header of ten thousand may stand in an error, and a reason in each line of skipped.csv
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,13 +65,14 @@ def decode(data: Encoded, *, channels: int = 3) -> UInt8[np.ndarray, "c h w"]:
     (3, 2, 3)
     """
     try:
-        content = data if isinstance(data, bytes) else Path(data).read_bytes()
+        content = data if isinstance(data, bytes) else _ordinary(data).read_bytes()
         if not content:
             raise Unreadable("is empty")
         if content.startswith(_NPY):
             return fit_channels(to_bytes(channels_first(_array(io.BytesIO(content)))), channels)
         with warnings.catch_warnings():  # Pillow warns of what is judged here
             warnings.simplefilter("ignore")
+            _refuse_scans(content)
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 _refuse_bomb(image.size[0] * image.size[1])
                 return fit_channels(_pixels(_upright(image)), channels)
@@ -73,11 +83,12 @@ def decode(data: Encoded, *, channels: int = 3) -> UInt8[np.ndarray, "c h w"]:
 def probe(data: Encoded) -> tuple[int, int, int]:
     """(channels, height, width) as ``decode`` would give them, from the header alone. Raises ``Unreadable``."""
     try:
-        size = jpeg_size(_head(data))
+        head = _head(data)
+        size = jpeg_size(head)
         if size is not None:
             _refuse_bomb(size[0] * size[1])
             return 3, *size
-        if _is_npy(data):
+        if head.startswith(_NPY):  # by its content, as decode goes: a name may say anything
             array = _array(io.BytesIO(data)) if isinstance(data, bytes) else _array(data)
             bands, height, width = channels_first(array).shape
             return (3 if bands == 1 else bands), height, width
@@ -110,12 +121,18 @@ def jpeg_size(head: bytes) -> tuple[int, int] | None:
 def _head(data: Encoded) -> bytes:
     if isinstance(data, bytes):
         return data[:_HEAD]
-    with open(data, "rb", buffering=0) as file:
+    with open(_ordinary(data), "rb", buffering=0) as file:
         return file.read(_HEAD)
 
 
-def _is_npy(data: Encoded) -> bool:
-    return data.startswith(_NPY) if isinstance(data, bytes) else os.fspath(data).lower().endswith(".npy")
+def _ordinary(path: str | Path) -> Path:
+    """The path, where it leads to a file of a size that may be read whole."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise Unreadable("is no ordinary file")
+    if found.st_size > MAX_BYTES:
+        raise Unreadable(f"has {found.st_size:,} bytes, more than the limit of {MAX_BYTES:,}")
+    return Path(path)
 
 
 def _array(file: io.BytesIO | str | Path) -> np.ndarray:
@@ -132,14 +149,21 @@ def _refuse_bomb(pixels: int) -> None:
         raise Unreadable(f"has {pixels:,} pixels, more than the limit of {MAX_PIXELS:,}")
 
 
+def _refuse_scans(content: bytes) -> None:
+    """Refuses a JPEG that draws its picture over and over: thirty bytes a time cost a second for each hundred times."""
+    scans = content.count(b"\xff\xda") if content.startswith(b"\xff\xd8") else 0
+    if scans > MAX_SCANS:
+        raise Unreadable(f"has {scans:,} scans, more than the limit of {MAX_SCANS}")
+
+
 def _unreadable(error: Exception) -> Unreadable:
-    if isinstance(error, Unreadable):
-        return error
     if isinstance(error, FileNotFoundError):
         return Unreadable("no such file")
     if isinstance(error, Image.UnidentifiedImageError):
         return Unreadable("is not an image in a known format")  # Pillow's own words hold a memory address
-    return Unreadable(" ".join(f"{type(error).__name__}: {error}".split()))
+    said = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: {error}"
+    line = " ".join(said.split())
+    return Unreadable(line if len(line) <= _REASON else f"{line[: _REASON - 3]}...")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -5,9 +5,11 @@ the root then have none. Hidden files and folders (``.name``) and files of other
 followed.
 """
 
+import errno
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -44,8 +46,12 @@ class Files:
 
     def where(self, position: int) -> str:
         """The file's path from the folder, or as the list gives it."""
-        name = self.index.relative(position)
-        return os.fsencode(name).decode("utf-8", "backslashreplace")  # a name may be no UTF-8, a message must be
+        return printable(self.index.relative(position))
+
+
+def printable(name: str) -> str:
+    """A path as text: a name may be no UTF-8, a message must be."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def open_folder(root: Path, *, channels: int | None = None) -> Files:
@@ -97,13 +103,23 @@ def _listed(path: bytes) -> tuple[os.stat_result, list[bytes], list[bytes]]:
                 name = entry.name
                 if name.startswith(b"."):
                     continue
-                if entry.is_dir():
+                if is_folder(entry):
                     below.append(name)
                 elif name[name.rfind(b".") :].lower() in _SUFFIXES:
                     names.append(name)
     except OSError as error:
         raise DataError(f"cannot list {os.fsdecode(path)} ({error.strerror}); make it readable or move it") from None
     return stat, sorted(names), sorted(below)
+
+
+def is_folder(entry: os.DirEntry[Any]) -> bool:
+    """Whether an entry is a folder or leads to one."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # links in a circle lead nowhere; one with an image's name is named when it is read
 
 
 def _parents(directories: list[str], counts: list[int]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -198,7 +198,8 @@ def _stats(paths: Iterator[str]) -> tuple[np.ndarray, np.ndarray]:
             stat = os.stat(path)
             sizes.append(stat.st_size)
             times.append(stat.st_mtime_ns)
-        except OSError:  # a listed file that isn't there, or a dangling link: named when it is read
+        except (OSError, ValueError):  # a listed file that isn't there, a dangling link, a name that none can have:
+            # told when it is read
             sizes.append(-1)
             times.append(-1)
     return np.asarray(sizes, dtype=np.int64), np.asarray(times, dtype=np.int64)

@@ -7,6 +7,7 @@ are relative to the list's folder.
 """
 
 import csv
+import io
 import os
 import re
 import time
@@ -17,13 +18,14 @@ import numpy as np
 
 from selfsight.data.cache import digest
 from selfsight.data.decoding import EXTENSIONS
-from selfsight.data.folder import Files
+from selfsight.data.folder import Files, printable
 from selfsight.data.index import Walked, changed, indexed, settled
 from selfsight.data.protocol import DataError, Source
 from selfsight.data.splits import Relabelled
 
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "name")
 _LABELS = ("label", "class", "target", "category")
+_BLANKS = " \t\r\n\f\v"  # not Unicode's: a name may begin with one of those
 _NUMBERED = re.compile(rf"(.*(?:{'|'.join(map(re.escape, sorted(EXTENSIONS)))}))[ ]+(-?\d+)", re.IGNORECASE)
 
 
@@ -58,14 +60,19 @@ def _walked(path: str) -> Walked:
 
 def read_rows(file: Path) -> list[tuple[str, str]]:
     """(path, label) of each line of a CSV or text file; the label is empty where there is none."""
+    if file.exists() and not file.is_file():  # a device may be read for ever
+        raise DataError(f"cannot read {file} (it is no file)")
     try:
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(f"cannot read {file} ({error.strerror})") from None
-    lines = text.splitlines()
-    if file.suffix.lower() not in (".csv", ".tsv"):
-        return [_line(line.strip()) for line in lines if line.strip()]
-    rows = [row for row in csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",") if any(row)]
+    if file.suffix.lower() not in (".csv", ".tsv"):  # a line ends at a newline: names may hold Unicode's other ends
+        return [_line(line.strip(_BLANKS)) for line in text.split("\n") if line.strip(_BLANKS)]
+    table = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+    try:
+        rows = [row for row in table if any(row)]
+    except csv.Error as error:  # a quotation mark that never ends, for instance
+        raise DataError(f"cannot read {file} as a table: {error}, before line {table.line_num}") from None
     first = [cell.strip().lower() for cell in rows[0]] if rows else []
     at, label = 0, 1
     if {*first} & {*_PATHS, *_LABELS}:  # a header
@@ -76,20 +83,20 @@ def read_rows(file: Path) -> list[tuple[str, str]]:
 
 
 def _cell(row: list[str], column: int) -> str:
-    return row[column].strip() if column < len(row) else ""
+    return row[column].strip(_BLANKS) if column < len(row) else ""
 
 
 def _line(line: str) -> tuple[str, str]:
     path, _, label = line.partition("\t")
     if not label and (match := _NUMBERED.fullmatch(line)):
         return match[1], match[2]
-    return path.strip(), label.strip()
+    return path.strip(_BLANKS), label.strip(_BLANKS)
 
 
 def numbered(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels as numbers, -1 for an empty one, and their names: in the order of numbers where all are, else of words."""
     known = {name for name in names if name}
-    integers = all(re.fullmatch(r"-?\d+", name) for name in known)
+    integers = all(re.fullmatch(r"-?\d{1,18}", name) for name in known)
     classes = tuple(sorted(known, key=int) if integers else sorted(known))
     number = {name: i for i, name in enumerate(classes)}
     return np.fromiter((number.get(name, -1) for name in names), np.int64, len(names)), classes
@@ -107,7 +114,7 @@ def labelled(source: Source, file: Path) -> Source:
         raise DataError(f"{file} holds no label; give it two columns, path and label")
     names = [source.where(i) for i in range(len(source))]
     for key in (os.path.normpath, os.path.basename, lambda path: os.path.splitext(os.path.basename(path))[0]):
-        given = _unambiguous([key(path) for path, _ in rows], labels)
+        given = _unambiguous([key(printable(path)) for path, _ in rows], labels)
         keys = [key(name) for name in names]
         shared = {name for name, count in Counter(keys).items() if count > 1}
         found = np.fromiter((-1 if k in shared else given.get(k, -1) for k in keys), np.int64, len(names))

@@ -6,7 +6,7 @@ in an array, and a batch is whole images for the device to render. Of all others
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +84,8 @@ class Loader:
         self._workers.close()
 
     def _order(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        return product(range(start, stop), range(self.sampler.accumulate))
+        # in turn: itertools.product would first hold every number of the whole run
+        return ((step, micro) for step in range(start, stop) for micro in range(self.sampler.accumulate))
 
     def _whole(self, read_many: ReadMany, start: int, stop: int) -> Iterator[Micro]:
         for step, micro in self._order(start, stop):

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeAlias
 from torch.utils.data import Dataset
 
 from selfsight.data.arrays import Stack, TorchData
-from selfsight.data.catalogue import NAMES, torchvision_parts
-from selfsight.data.folder import open_folder
+from selfsight.data.catalogue import NAMES, at_home, torchvision_parts
+from selfsight.data.folder import is_folder, open_folder
 from selfsight.data.listing import labelled, open_list
 from selfsight.data.protocol import DataError, Source
 from selfsight.data.single import Single
@@ -26,6 +26,7 @@ Split: TypeAlias = Literal["train", "test", "all"]
 Data: TypeAlias = str | Path | Dataset[Any] | Source
 
 WORLD_TRAIN, WORLD_SIZE = 5_000, 64
+_WORLD_MOST = 100_000_000  # whose labels and order a machine still holds
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _TABLES, _LISTS = (".parquet", ".arrow"), (".txt", ".csv", ".tsv", ".lst")
 
@@ -106,7 +107,9 @@ def _parts(spec: Data, image_size: int | None, channels: int | None) -> Parts:
         return _world(str(spec), image_size or WORLD_SIZE)
     if str(spec).startswith("single:"):
         return {"all": lambda: _single(str(spec), image_size or 224, channels)}
-    path = Path(spec).expanduser()
+    if not str(spec):
+        raise DataError(f"'{spec}' names no data; give a path, 'world', a torchvision name or a Hub name owner/name")
+    path = at_home(spec)
     if path.is_dir():
         return _folder(path, channels)
     if path.is_file():
@@ -116,14 +119,14 @@ def _parts(spec: Data, image_size: int | None, channels: int | None) -> Parts:
 
 def _world(spec: str, size: int) -> Parts:
     count = spec.partition(":")[2] or str(WORLD_TRAIN)
-    if not count.isdecimal() or int(count) < 5:
-        raise DataError(f"'{spec}' asks for '{count}' images; write world:N with a number of at least 5")
+    if not count.isdecimal() or len(count) > len(str(_WORLD_MOST)) or not 5 <= int(count) <= _WORLD_MOST:
+        raise DataError(f"'{spec}' asks for '{count}' images; write world:N with a number of 5 to {_WORLD_MOST}")
     n = int(count)
     return {"train": lambda: World(n, size=size, split="train"), "test": lambda: World(n // 5, size=size, split="test")}
 
 
 def _single(spec: str, size: int, channels: int | None) -> Source:
-    path = Path(spec.partition(":")[2]).expanduser()
+    path = at_home(spec.partition(":")[2])
     if not path.is_file():
         raise DataError(f"no photograph '{path}'; write single:PHOTO.jpg with the path of one image file")
     return Single(path, size=size if size <= SMALL else round(size * 8 / 7), channels=channels)
@@ -133,7 +136,7 @@ def _folder(path: Path, channels: int | None) -> Parts:
     if (path / "dataset_dict.json").is_file() or _holds_tables(path):
         return _tables(files_by_split(path), path.resolve().name, channels)
     with os.scandir(path) as entries:
-        below = sorted(entry.name for entry in islice(entries, 1000) if entry.is_dir())
+        below = sorted(entry.name for entry in islice(entries, 1000) if is_folder(entry))
     found = {split: path / name for name in reversed(below) if (split := split_of(name)) and name.isalpha()}
     if "train" in found and len(found) > 1:
         return {split: partial(open_folder, folder, channels=channels) for split, folder in found.items()}
@@ -151,6 +154,8 @@ def _holds_tables(path: Path) -> bool:
 
 
 def _tables(files: Mapping[str, list[Path]], name: str, channels: int | None) -> Parts:
+    if not files:
+        raise DataError(f"{name} should hold tables, but no parquet or Arrow file lies in it")
     return {
         split: partial(open_tables, found, name=f"{name} {split}", channels=channels) for split, found in files.items()
     }
@@ -181,7 +186,7 @@ def _named(spec: str, channels: int | None) -> Parts:
 
 
 def _missing(spec: str) -> str:
-    path = Path(spec).expanduser()
+    path = at_home(spec)
     beside = [entry.name for entry in islice(os.scandir(path.parent), 10_000)] if path.parent.is_dir() else []
     names = [*(str(path.with_name(name)) for name in beside), "world", *NAMES]
     near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)

@@ -22,6 +22,10 @@ class Order(Protocol):
         """How many of ``n`` images a round shows, the same in each."""
         ...
 
+    def updates(self, n: int, batch_size: int) -> int:
+        """How many updates make an epoch."""
+        ...
+
     def __call__(self, n: int, *, seed: int, round: int) -> Int[np.ndarray, " m"]:
         """The positions that round number ``round`` shows."""
         ...
@@ -33,6 +37,9 @@ class Shuffled:
 
     def length(self, n: int) -> int:
         return n
+
+    def updates(self, n: int, batch_size: int) -> int:
+        return n // batch_size
 
     def __call__(self, n: int, *, seed: int, round: int) -> Int[np.ndarray, " m"]:
         return permutation(n, seed=seed, epoch=round)
@@ -67,11 +74,59 @@ class SlidingWindow:
     def length(self, n: int) -> int:
         return min(self.size, n)
 
+    def updates(self, n: int, batch_size: int) -> int:
+        return n // batch_size
+
     def __call__(self, n: int, *, seed: int, round: int) -> Int[np.ndarray, " m"]:
         size = self.length(n)
         lap, place = divmod(round, -(-n // self.stride))
         within = (place * self.stride + permutation(size, seed=seed, epoch=round)) % n
         return _lap(n, seed, lap)[within]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Two kinds of images in every batch: for each of the first ``labelled`` ones ``ratio`` of the others.
+
+    They stand in units of one and ``ratio``, so that a batch can be shared out in whole units. ``share`` of an update
+    are labelled; an epoch is one of these. Both kinds are shuffled by themselves: of the more numerous one, relative to
+    what an update takes, a permutation lasts for several rounds, and what does not fill a round waits for the next
+    permutation (Xie et al., 2020, arXiv 1911.04252, has two streams, endless and independent).
+
+    >>> sorted(Mixed(labelled=4, share=2, ratio=2)(12, seed=0, round=0).reshape(-1, 3)[:, 0].tolist())
+    [0, 1, 2, 3]
+    """
+
+    labelled: int
+    share: int
+    ratio: int
+
+    @property
+    def unit(self) -> int:
+        """Images that stay together."""
+        return 1 + self.ratio
+
+    def length(self, n: int) -> int:
+        return self._updates(n) * self.share * self.unit
+
+    def updates(self, n: int, batch_size: int) -> int:
+        return self.labelled // self.share
+
+    def _updates(self, n: int) -> int:
+        """Those of a round: as many as the scarcer kind fills."""
+        return min(self.labelled // self.share, (n - self.labelled) // (self.ratio * self.share))
+
+    def __call__(self, n: int, *, seed: int, round: int) -> Int[np.ndarray, " m"]:
+        taken = self._updates(n) * self.share
+        first = _window(self.labelled, taken, seed, round, "labelled order")
+        others = self.labelled + _window(n - self.labelled, self.ratio * taken, seed, round, "other order")
+        return np.concatenate([first[:, None], others.reshape(-1, self.ratio)], axis=1).flatten()
+
+
+def _window(n: int, size: int, seed: int, round: int, stream: str) -> Int[np.ndarray, " m"]:
+    """The part of a permutation of ``n`` that a round shows, where each has as many rounds as ``size`` goes into it."""
+    lap, place = divmod(round, n // size)
+    return permutation(n, seed=seed, epoch=lap, stream=stream)[place * size : (place + 1) * size]
 
 
 @lru_cache(maxsize=2)

@@ -17,7 +17,7 @@ from selfsight.data.protocol import DataError
 class Sampler:
     """The positions that ``rank`` of ``world`` takes of each micro-batch; ``batch_size`` counts over all ranks.
 
-    An epoch is as many updates as ``n`` images fill, whatever the order.
+    An epoch is as many updates as the order says: as ``n`` images fill, unless these are of two kinds.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Sampler:
             )
         self.n, self.batch_size, self.seed, self.order = n, batch_size, seed, order
         self.rank, self.world, self.accumulate = rank, world, accumulate
-        self.steps_per_epoch, self.share = n // batch_size, batch_size // parts
+        self.steps_per_epoch, self.share = order.updates(n, batch_size), batch_size // parts
         self.steps_per_round = order.length(n) // batch_size
         self._round, self._positions = -1, np.zeros(0, dtype=np.int64)
 

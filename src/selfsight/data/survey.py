@@ -44,7 +44,7 @@ def survey(probe: Callable[[int], Shape], n: int, *, name: str, where: Callable[
     try:
         filed = json.loads(path.read_text())
         return Survey(filed["native"] and tuple(filed["native"]), filed["channels"])
-    except (OSError, ValueError, KeyError):  # not surveyed yet
+    except (OSError, ValueError, KeyError, TypeError):  # not surveyed yet
         pass
     found = _read_headers(probe, n)
     if isinstance(found, Unreadable):

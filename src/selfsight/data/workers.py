@@ -88,6 +88,8 @@ class Workers:
     """Persistent workers (or none: then the caller's process does it) that turn chunks into cutouts, in order."""
 
     def __init__(self, cutting: Cutting, *, workers: int) -> None:
+        if workers < 0:
+            raise DataError(f"--workers is {workers}; it must be at least 0")
         self.cutting, self.workers = cutting, workers
         self._queue = Queue()
         self._loader: DataLoader[Any] | None = None

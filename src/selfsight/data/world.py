@@ -27,6 +27,7 @@ VERSION = 2
 
 _TEST = 1 << 31  # training scenes are numbered below, test scenes from here
 _SMALLEST = 8
+_BLOCK = 1 << 20  # labels drawn together
 _PIXELS = 1 << 17  # of scenes rendered together: few enough for the cache, enough that the calls cost little
 
 
@@ -104,7 +105,9 @@ class World:
         self.native: tuple[int, int, int] | None = (3, size, size)
         self._n = n
         self._first = _TEST if split == "test" else 0
-        self.labels: np.ndarray | None = labels(self._first + np.arange(n), seed=seed)
+        starts = range(0, n, _BLOCK)  # a hundred million at once would take tens of gigabytes
+        parts = [labels(self._first + np.arange(a, min(a + _BLOCK, n)), seed=seed) for a in starts]
+        self.labels: np.ndarray | None = np.concatenate(parts)
         held = f"world {VERSION} {n} {size} {split} {seed} {' '.join(CLASSES)}"
         self.fingerprint = hashlib.sha256(held.encode()).hexdigest()[:16]
 

@@ -1,6 +1,6 @@
 """Backbones as encoders: any timm model, our own, or a module of the user's; vision transformers with their tokens."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from selfsight.encoders.context import attend
+from selfsight.encoders.protocol import Layer
 
 
 class Backbone(nn.Module):
@@ -178,6 +179,25 @@ class Transformer(Backbone):
     def dense(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
         """The patch tokens as a map, after the last norm."""
         return self.encode(self.patches(x))
+
+    @property
+    def unit(self) -> int:
+        """A patch is visible or hidden as a whole."""
+        return self.patch
+
+    def layer_width(self, number: int) -> int:
+        """All blocks are equally wide."""
+        return self.model.embed_dim
+
+    def layer_stride(self, number: int) -> int:
+        """Each token stands for one patch."""
+        return self.patch
+
+    def layers(self, x: Float[Tensor, "b c h w"], visible: Int[Tensor, "b k"], after: Sequence[int]) -> list[Layer]:
+        """What the blocks ``after`` (from 1) make of the visible patches; the last block's tokens are normed."""
+        levels = self.levels(self.embed(x), visible, after=[number for number in after if number < self.depth])
+        found = [Layer(token, seen, visible) for token, seen in levels]
+        return found if self.depth in after else found[:-1]
 
     def _prefix(self) -> Tensor | None:
         """Class and register tokens with their positions, ``1 p d``."""

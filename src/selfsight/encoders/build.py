@@ -30,6 +30,9 @@ _KINDS: Mapping[type[nn.Module], type[Backbone]] = {
     SwinTransformer: Swin,
 }
 """What reaches inside a timm model of exactly this class."""
+_FOREIGN = ("checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay", "scriptable", "exportable")
+"""What timm's constructor takes beside the model's own options: with them, whoever writes an encoder.json or a config
+would have it read another file, which an older timm executes."""
 _GIVEN = ("num_classes", "img_size", "in_chans", "dynamic_img_size", "drop_path_rate")
 
 
@@ -83,6 +86,9 @@ def build_encoder(
             replace_batch_norms(own, norm)
         return Backbone(own, name=name, image_size=image_size, channels=channels, options=chosen, arguments=None)
     architecture, timm_options = _resolve(name, timm_options)
+    foreign = sorted({*timm_options} & {*_FOREIGN})
+    if foreign:
+        raise UserError(f"{name} takes no option {', '.join(foreign)} here; only the architecture's own")
     arguments = {**_arguments(architecture, image_size, channels), **timm_options}
     flexible = {"dynamic_img_size": True} if _is_transformer(architecture) else {}
     droppable = {"drop_path_rate": drop_path} if drop_path else {}

@@ -58,13 +58,14 @@ class MaskedBlock(nn.Module):
         self.conv1, self.conv2 = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
         self.mix = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
         self.mlp = nn.Sequential(nn.Conv2d(width, 4 * width, 1), nn.GELU(), nn.Conv2d(4 * width, width, 1))
+        self.drop_path1, self.drop_path2 = nn.Identity(), nn.Identity()  # fine-tuning may put others in their place
 
     def forward(self, x: Float[Tensor, "b d y x"], seen: Float[Tensor, "b 1 y x"] | None = None) -> Tensor:
         inside = self.conv1(self.norm1(x))
         if seen is not None:
             inside = inside * seen.to(inside.dtype)
-        x = x + self.conv2(self.mix(inside))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_path1(self.conv2(self.mix(inside)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 class ConvViT(nn.Module):

@@ -1,6 +1,6 @@
 """What every encoder is: pooled and dense features of a stated width; for transformers, access to tokens."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -129,4 +129,42 @@ class StagedEncoder(Encoder, Protocol):
 
     def stages(self, x: Float[Tensor, "b c h w"], visible: Int[Tensor, "b k"] | None = None) -> Stages:
         """The stages over the whole image, or with only the ``visible`` places of the last stage to be read."""
+        ...
+
+
+class Layer(NamedTuple):
+    """What one layer of an encoder makes of the visible part of an image."""
+
+    token: Float[Tensor, "b d"] | None
+    """The class token; pooled where the model has none, None where its layers have maps of different sizes."""
+    seen: Float[Tensor, "b n d"]
+    """The visible tokens."""
+    where: Int[Tensor, "b n"]
+    """Their places in the layer's map, in row-major order."""
+
+
+@runtime_checkable
+class ScaledEncoder(Encoder, Protocol):
+    """A transformer that can do with a part of the image, and whose layers' scales are known: a ViT or Swin."""
+
+    @property
+    def unit(self) -> int:
+        """Pixels along the side of what is visible or hidden as a whole."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """Its layers, counted from 1: blocks of a ViT; stages of Swin, which end with the merging that follows."""
+        ...
+
+    def layers(self, x: Float[Tensor, "b c h w"], visible: Int[Tensor, "b k"], after: Sequence[int]) -> list[Layer]:
+        """What the layers ``after`` make of the visible units, no other token taking part; the last one normed."""
+        ...
+
+    def layer_width(self, number: int) -> int:
+        """Length of that layer's tokens."""
+        ...
+
+    def layer_stride(self, number: int) -> int:
+        """Pixels along the side of what one of its tokens stands for."""
         ...

@@ -1,12 +1,20 @@
 """Swin, a transformer whose attention stays within windows that shift from block to block (arXiv 2103.14030)."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Float
-from timm.models.swin_transformer import get_relative_position_index
+import torch
+from jaxtyping import Bool, Float, Int
+from timm.models.swin_transformer import (
+    SwinTransformerBlock,
+    get_relative_position_index,
+    window_partition,
+    window_reverse,
+)
 from torch import Tensor, nn
 
 from selfsight.encoders.backbone import Backbone
+from selfsight.encoders.protocol import Layer
 
 
 class Swin(Backbone):
@@ -34,6 +42,50 @@ class Swin(Backbone):
     def encode(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b width y x"]:
         """The last feature map that comes of such patches, after the last norm."""
         return self.model.norm(self.model.layers(patches)).permute(0, 3, 1, 2)
+
+    @property
+    def unit(self) -> int:
+        """What one place of the last stage stands for is visible or hidden as a whole."""
+        return self.stride
+
+    @property
+    def depth(self) -> int:
+        """Stages."""
+        return len(self.model.layers)
+
+    def layer_width(self, number: int) -> int:
+        """A stage ends with the merging that leads to the next, which doubles the width."""
+        return self.model.layers[min(number, self.depth - 1)].blocks[0].dim
+
+    def layer_stride(self, number: int) -> int:
+        """Merging doubles the side of a patch."""
+        return self.patch * 2 ** min(number, self.depth - 1)
+
+    def layers(self, x: Float[Tensor, "b c h w"], visible: Int[Tensor, "b k"], after: Sequence[int]) -> list[Layer]:
+        """What the stages ``after`` (from 1) make of the visible units; the last stage's tokens are normed.
+
+        A stage ends with the merging of its patches. Hidden tokens take no part in attention, and all other layers
+        never see them.
+        """
+        units = x.shape[-1] // self.unit
+        patches = self.patches(x)
+        times = patches.shape[1] // units
+        where = _within(visible, units, times)
+        y, found = _take(patches.flatten(1, 2), where), list[Layer]()
+        for number, stage in enumerate(self.model.layers):
+            if number:
+                blocks = stage.downsample(y.reshape(-1, times, times, y.shape[-1]))  # a unit's tokens stand together
+                times //= 2
+                where, y = _within(visible, units, times), blocks.reshape(len(x), -1, blocks.shape[-1])
+                if number in after:
+                    found.append(Layer(None, y, where))
+            hidden = torch.ones(len(x), (units * times) ** 2, dtype=torch.bool, device=x.device)
+            hidden = hidden.scatter(1, where, False).unflatten(1, (units * times, -1))
+            for block in stage.blocks:
+                y = _among_visible(block, y, where, hidden)
+        if self.depth in after:
+            found.append(Layer(None, self.model.norm(y), where))
+        return found
 
     def fit_windows_(self) -> None:
         """Makes the windows smaller until they divide each stage's map, or hold all of it.
@@ -63,3 +115,42 @@ def _crop_(attention: Any, window: int) -> None:
     attention.window_size, attention.window_area = (window, window), window**2
     index = get_relative_position_index(window, window, device=old.device)
     attention.register_buffer("relative_position_index", index, persistent=False)
+
+
+def _within(visible: Int[Tensor, "b k"], units: int, times: int) -> Int[Tensor, "b n"]:
+    """The places of the tokens of each visible unit, ``times`` by ``times``, unit by unit."""
+    inside = torch.arange(times, device=visible.device)
+    rows = (visible // units)[..., None, None] * times + inside[:, None]
+    columns = (visible % units)[..., None, None] * times + inside
+    return (rows * (units * times) + columns).flatten(1)
+
+
+def _take(x: Float[Tensor, "b n d"], where: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+    return x.gather(1, where[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def _among_visible(
+    block: SwinTransformerBlock, y: Float[Tensor, "b n d"], where: Int[Tensor, "b n"], hidden: Bool[Tensor, "b h w"]
+) -> Float[Tensor, "b n d"]:
+    """timm's block, in which hidden tokens are no keys; those that stand there are no queries either."""
+    z = block.norm1(y)
+    maps = z.new_zeros(len(z), hidden[0].numel(), z.shape[-1])
+    maps = maps.scatter(1, where[..., None].expand_as(z), z).unflatten(1, hidden.shape[1:])
+    y = y + block.drop_path1(_take(_attend(block, maps, hidden).flatten(1, 2), where))
+    return y + block.drop_path2(block.mlp(block.norm2(y)))
+
+
+def _attend(block: Any, x: Float[Tensor, "b h w d"], hidden: Bool[Tensor, "b h w"]) -> Float[Tensor, "b h w d"]:
+    """Shifted windows of a map, in which what is hidden gets no attention; padding gets it, as in timm."""
+    (height, width), window = x.shape[1:3], block.window_size
+    away = (-block.shift_size[0], -block.shift_size[1])
+    more = (0, -width % window[1], 0, -height % window[0])
+    x = nn.functional.pad(x.roll(away, (1, 2)), (0, 0, *more))
+    gone = nn.functional.pad(hidden.roll(away, (1, 2)), more)
+    keys = window_partition(gone[..., None].to(x.dtype), window).flatten(1)
+    mask = -100.0 * keys[:, None, :].expand(-1, block.window_area, -1)  # timm's own number for what is out of sight
+    if block.attn_mask is not None:
+        mask = mask + block.attn_mask.to(mask.dtype).repeat(len(x), 1, 1)
+    windows = block.attn(window_partition(x, window).flatten(1, 2), mask=mask)
+    whole = window_reverse(windows.unflatten(1, window), window, *x.shape[1:3])
+    return whole[:, :height, :width].roll(block.shift_size, (1, 2))

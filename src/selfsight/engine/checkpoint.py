@@ -1,16 +1,22 @@
-"""Checkpoints: written beside and renamed, loaded with ``weights_only``."""
+"""Checkpoints: written beside and renamed, loaded with ``weights_only``, and only where no bit of them has changed."""
 
 import errno
 import os
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from selfsight.errors import UserError
 
 FORMAT = 1
+_BESIDE = re.compile(
+    r"\.(?:run\.yaml|(?:last|best)\.pt|encoder\.(?:safetensors|json)|\w+\.csv|report\.html)\.(\d+)", re.ASCII
+)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -24,6 +30,23 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What processes that are no more had begun to write in a run's folder: nobody will rename it."""
+    found = [(path, _BESIDE.fullmatch(path.name)) for path in (*folder.glob(".*"), *folder.glob("checkpoints/.*"))]
+    return [path for path, match in found if match and not _is_another(int(match[1]))]
+
+
+def _is_another(process: int) -> bool:
+    """Whether ``process`` is alive and not this one."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -57,19 +80,49 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
+def read(path: Path, *, legacy: bool = False) -> Any:
+    """What ``torch.save`` wrote to ``path``; nothing in it is executed.
+
+    torch compares no checksums, though it writes them: they are compared here. What the file's parts claim to be is no
+    more than the file: none is compressed, so none can grow. ``legacy`` takes the form of before torch 1.6 as well,
+    which is no archive and has none.
+    """
+    if not legacy or zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise zipfile.BadZipFile("its parts are larger than itself")
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} is not what was written")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint; one that is cut short, foreign or newer is refused in one line."""
+    """Reads a checkpoint; one that is cut short, damaged, foreign or newer is refused in one line."""
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}; start the run anew with --overwrite")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a damaged archive
+        state = read(path)
+    except Exception as error:  # zipfile and torch raise a dozen kinds for a damaged archive
+        best = path.with_name("best.pt")
+        other = f"copy {best} over it and --resume, or " if path.name == "last.pt" and best.exists() else ""
         raise UserError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}: it is cut short or no checkpoint); "
-            "start the run anew with --overwrite"
+            f"the checkpoint {path} cannot be read ({type(error).__name__}: it is cut short, damaged or no "
+            f"checkpoint); {other}start the run anew with --overwrite"
         ) from error
-    if not isinstance(state, dict) or "format" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
         raise UserError(f"{path} is no checkpoint of selfsight")
     if state["format"] > FORMAT:
         raise UserError(f"{path} was written by a newer selfsight (format {state['format']}); upgrade selfsight")
     return state
+
+
+def fill_(method: nn.Module, state: Mapping[str, Any], path: Path) -> None:
+    """Gives ``method`` the weights of the checkpoint at ``path``; one of other settings is refused in one line."""
+    try:
+        method.load_state_dict(state["method"])
+    except (KeyError, RuntimeError, AttributeError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise UserError(
+            f"the checkpoint {path} does not fit the run's settings ({' '.join(lines[:2])}); "
+            "copy both from where the run was made"
+        ) from error

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from selfsight.encoders.build import has_small_stem
 from selfsight.encoders.norms import replace_batch_norms
 from selfsight.encoders.stem import adapt_stem
-from selfsight.encoders.store import load_encoder, read_facts, replace_file, save_encoder, weights
+from selfsight.encoders.store import CHECKSUM, WEIGHTS, load_encoder, read_facts, replace_file, save_encoder, weights
 from selfsight.engine.run import open_run
 from selfsight.errors import UserError, unknown
 from selfsight.recipes.assembly import encoder_facts
@@ -69,7 +69,7 @@ def export(
 
 
 def _opened(folder: Path, which: Literal["last", "best"]) -> tuple[nn.Module, Mapping[str, Any]]:
-    if which == "last" and ((folder / "encoder.json").exists() or not (folder / "checkpoints").exists()):
+    if which == "last" and ((folder / WEIGHTS).exists() or not (folder / "checkpoints").exists()):
         return load_encoder(folder), read_facts(folder)
     run = open_run(folder)
     return run.encoder(which), encoder_facts(run.assembly, run.settings)
@@ -120,7 +120,7 @@ def _strict(encoder: Any, model: nn.Module, facts: Mapping[str, Any], out: Path,
     _check(encoder, model.eval())
     lines = [*lines, 'model.load_state_dict(load_file("model.safetensors"), strict=True)']
     text = f"# {encoder.name}\n\n{_story(encoder, facts)}\n\n```python\n" + "\n".join(lines) + "\n```\n"
-    replace_file(out / "README.md", text.encode())
+    replace_file(out / "README.md", text.encode(errors="backslashreplace"))
     return out
 
 
@@ -161,7 +161,7 @@ def _huggingface(encoder: Any, facts: Mapping[str, Any], out: Path) -> Path:
         f"---\nlibrary_name: timm\n---\n# {encoder.name}\n\n{_story(encoder, facts)}\n\n```python\nimport timm\n\n"
         'model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True)\n```\n'
     )
-    replace_file(out / "README.md", text.encode())
+    replace_file(out / "README.md", text.encode(errors="backslashreplace"))
     return out
 
 
@@ -197,7 +197,7 @@ def _onnx(encoder: Any, facts: Mapping[str, Any], out: Path) -> Path:
 
 
 def _safetensors(encoder: Any, facts: Mapping[str, Any], out: Path) -> Path:
-    own = ("format", "name", "image_size", "channels", "width", "stride", "options", "timm", "small_stem")
+    own = ("format", "name", "image_size", "channels", "width", "stride", "options", "timm", "small_stem", CHECKSUM)
     return save_encoder(encoder, out, **{key: value for key, value in facts.items() if key not in own})
 
 
@@ -235,6 +235,8 @@ def _call(arguments: Mapping[str, Any]) -> str:
 def _story(encoder: Any, facts: Mapping[str, Any]) -> str:
     """What one must know to use the weights."""
     origin = f"Pretrained with {facts['method']} by selfsight. " if facts.get("method") else ""
+    if from_others := facts.get("imported"):
+        origin = f"The backbone of {from_others['file']}, a checkpoint of {from_others['title']}. "
     normalise = facts.get("normalise")
     scale = (
         f"normalised with mean {normalise['mean']} and standard deviation {normalise['std']}"

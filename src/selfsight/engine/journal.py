@@ -4,7 +4,7 @@ import csv
 import importlib
 import importlib.util
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from selfsight.engine.checkpoint import write_atomically
 from selfsight.errors import UserError
 
 METRICS = (
-    "step epoch loss lr weight_decay grad_norm feature_std effective_rank alignment uniformity "
+    "step epoch loss lr weight_decay grad_norm feature_std effective_rank projection_rank alignment uniformity "
     "teacher_entropy dead_prototypes knn"
 ).split()
 TIMINGS = "step seconds images_per_second data_share render_share step_share".split()
@@ -27,10 +27,9 @@ class Table:
         self.path, self.columns = path, list(columns)
         rows: list[dict[str, str]] = []
         if path.exists() and keep_below is not None:
-            with open(path, newline="", encoding="utf-8") as lines:
-                reader = csv.DictReader(lines)
-                self.columns += [name for name in reader.fieldnames or () if name not in self.columns]
-                rows = [row for row in reader if "step" not in row or _before(row["step"], keep_below)]
+            reader = csv.DictReader(_whole_lines(path))
+            self.columns += [name for name in reader.fieldnames or () if name not in self.columns]
+            rows = [row for row in reader if "step" not in row or _before(row["step"], keep_below)]
         self.kept = rows
         self._write_all(rows)
 
@@ -48,13 +47,19 @@ class Table:
                 rows = list(csv.DictReader(lines))
             self.columns += new
             self._write_all(rows)
-        with open(self.path, "a", newline="", encoding="utf-8") as out:
+        with open(self.path, "a", newline="", encoding="utf-8", errors="backslashreplace") as out:
             writer = csv.DictWriter(out, self.columns, restval="", lineterminator="\n")
             writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
+def _whole_lines(path: Path) -> Iterator[str]:
+    """The lines that were written to their end: a full disk or a dying machine leaves a part of the last one."""
+    with open(path, newline="", encoding="utf-8", errors="replace") as lines:
+        yield from (line for line in lines if line.endswith("\n"))
+
+
 def _before(step: str | None, limit: int) -> bool:
-    """Whether a row is of an update before ``limit``; a row that a dying machine has torn is not."""
+    """Whether a row is of an update before ``limit``."""
     return bool(step) and step.isdecimal() and int(step) < limit
 
 

@@ -49,9 +49,11 @@ def launch(processes: int, arguments: Sequence[str]) -> Literal["done", "stopped
             child.send_signal(signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, hand_on), signal.signal(signal.SIGINT, signal.SIG_IGN)
+    alive: set[int] = set()  # when the first had failed: what ends them is what follows here
     try:
         while any(child.poll() is None for child in children):
             if any(child.poll() not in (None, 0, INTERRUPTED) for child in children):
+                alive = {rank for rank, child in enumerate(children) if child.poll() is None}
                 _end(children)
             time.sleep(0.1)
     finally:
@@ -60,6 +62,12 @@ def launch(processes: int, arguments: Sequence[str]) -> Literal["done", "stopped
     codes = [child.wait() for child in children]
     if set(codes) <= {0, INTERRUPTED}:
         return "stopped" if any(codes) else "done"
+    killed = [(rank, signal.Signals(-code).name) for rank, code in enumerate(codes) if code < 0 and rank not in alive]
+    for rank, name in killed[:1]:
+        raise TrainingError(
+            f"process {rank} of {processes} was killed ({name}; where nobody did it, for lack of memory); "
+            "the last checkpoint is kept: go on with the same command and --resume"
+        )
     text = f"one of {processes} processes failed (exit codes {codes}); its message stands above"
     raise UserError(text) if 2 in codes else TrainingError(text)
 

@@ -19,10 +19,12 @@ from torch import Tensor
 from selfsight.batches import Images
 from selfsight.data.loader import Loader, plain_batches
 from selfsight.engine import checkpoint
+from selfsight.engine.diagnosis import diagnose
 from selfsight.engine.machine import Machine, synchronise_
 from selfsight.engine.observer import Observer
 from selfsight.engine.signals import interruption
-from selfsight.engine.update import Updater
+from selfsight.engine.update import GIVE_UP, Updater
+from selfsight.errors import ToldElsewhere, TrainingError
 from selfsight.keyed import words
 from selfsight.method import Clock, Method, Objective, drive
 from selfsight.recipes.recipe import Recipe
@@ -52,7 +54,7 @@ def train(
     """Trains ``recipe``; returns how it ended: the whole length, a signal, or ``max_seconds``. All are saved."""
     method, views, device = recipe.method, recipe.views, machine.device
     per_epoch, steps = loader.steps_per_epoch, loader.steps_per_epoch * recipe.epochs
-    update = Updater(recipe, machine, how.accumulate)
+    update = Updater(recipe, machine, how.accumulate, looks=how.log_every == 1)
     observer = Observer(machine, batch=recipe.batch_size, steps=steps, log_every=how.log_every, quiet=how.quiet)
     saved = _Saved(how.folder / "checkpoints", method, update, observer, machine)
     if how.resume:
@@ -67,7 +69,7 @@ def train(
 
     def hand_over(objective: Objective) -> bool:
         moved = update(objective)
-        observer.see(objective)
+        observer.see(objective, counts=not update.failed)
         return moved
 
     method.train()
@@ -87,6 +89,9 @@ def train(
             timings.mark("step")
             if not last:
                 continue
+            if update.failed:
+                _reseed(loader.seed, micro.step, micro.micro, machine.rank)
+                saved.left_out(clock, batch)
 
             timings.count()
             saved.step = micro.step + 1
@@ -94,9 +99,7 @@ def train(
             timings.mark("step")  # on a GPU reading the numbers waits for the steps
             over = saved.step == steps
             if probe and how.probe_every and (over or saved.step % (per_epoch * how.probe_every) == 0):
-                method.eval()
-                score = probe()
-                method.train()
+                score = _in_evaluation(method, probe)
                 observer.score(clock, score)
                 saved.keep_best(score)
             passed = time.monotonic() - began
@@ -109,11 +112,9 @@ def train(
                 ended = "done" if over else "stopped" if stop else "max-time"
                 break
             if due:
-                observer.share_skips()
                 saved.write("last")
                 last_save = time.monotonic()
                 timings.skip()
-        observer.share_skips()
         saved.write("last")
         if machine.world > 1:
             dist.barrier()  # nobody leaves while the first is saving
@@ -131,8 +132,10 @@ class _Saved:
         self.best = 0.0
 
     def write(self, name: Literal["last", "best"]) -> None:
-        if self.update.machine.device.type != "cpu" and not self.update.sound():
-            self.observer.tell("not saved: the last gradient was not finite; the last good checkpoint stays")
+        if name == "last":
+            self.observer.share_skips()
+        if not self.update.looks and not self.update.sound():
+            self.observer.tell("not saved: a gradient was not finite; the last good checkpoint stays")
             return
         if not self.writes:
             return
@@ -146,10 +149,23 @@ class _Saved:
         }
         checkpoint.save(self.folder / f"{name}.pt", state)
 
+    def left_out(self, clock: Clock, batch: Any) -> None:
+        """Says why an update was left out; ends the run where no later one can be good, or too many were."""
+        found = diagnose(self.method, batch, clock, self.update.machine, self.update.parameters)
+        loss = float(sum(self.update.losses.values()))
+        self.observer.left_out(clock, found, loss)
+        before = self.update.in_a_row
+        if found.lasts or before + 1 >= GIVE_UP:
+            kept = "the last good checkpoint is kept" if (self.folder / "last.pt").exists() else "nothing was saved yet"
+            steps = f"steps {clock.step - before} to {clock.step}" if before else f"step {clock.step}"
+            text = f"{steps}: not finite: {found.where} (loss {loss:g}); {kept}; {found.advice}"
+            raise TrainingError(text) if self.writes else ToldElsewhere(text)
+
     def restore(self) -> None:
-        state = checkpoint.load(self.folder / "last.pt")
+        path = self.folder / "last.pt"
+        state = checkpoint.load(path)
+        checkpoint.fill_(self.method, state, path)
         self.step, self.best = state["step"], state["best"]
-        self.method.load_state_dict(state["method"])
         self.update.restore(state["update"])
         self.observer.restore(state["observer"])
 
@@ -185,6 +201,14 @@ def _reseed(seed: int, step: int, micro: int, rank: int) -> None:
     """What is random outside the plan (dropout, drop path) depends on (seed, step, micro-step, rank) alone."""
     place = np.array([step], dtype=np.uint64), np.array([micro * 65536 + rank], dtype=np.uint64)
     torch.manual_seed(int(words(seed, *place, "step", 1)[0, 0]))
+
+
+def _in_evaluation(method: Method, probe: Callable[[], float]) -> float:
+    """The probe's score; afterwards the method trains again."""
+    method.eval()
+    score = probe()
+    method.train()
+    return score
 
 
 def _to(x: Any, device: torch.device) -> Any:

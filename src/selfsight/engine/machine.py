@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from selfsight.allocator import keep_freed_memory
 from selfsight.engine.optimisers import gradient
 from selfsight.errors import UserError
 from selfsight.flags import Flags
@@ -95,6 +96,8 @@ def open_machine(flags: Flags) -> Machine:
     kind = pick_device(flags.device)
     if kind == "cuda" and flags.devices > torch.cuda.device_count() and "LOCAL_RANK" not in os.environ:
         raise UserError(f"--devices is {flags.devices} but this machine has {torch.cuda.device_count()} GPUs")
+    if kind == "cpu":
+        keep_freed_memory()
     if flags.threads:
         torch.set_num_threads(flags.threads)
     nodes = int(os.environ.get("GROUP_WORLD_SIZE", os.environ.get("SLURM_NNODES", "1")))
@@ -122,14 +125,14 @@ def synchronise_(method: nn.Module) -> None:
 
 
 @torch.no_grad()
-def average_gradients_(parameters: list[nn.Parameter]) -> None:
-    """The mean of each gradient over the processes, in one flat message a dtype.
+def average_gradients_(parameters: list[nn.Parameter], *more: Tensor) -> None:
+    """The mean of each gradient over the processes, and of what else is given, in one flat message a dtype.
 
     A parameter without a gradient on one process has none on any: all processes run the same graph. And a sparse
     gradient has the same rows on all.
     """
     by_kind: dict[torch.dtype, list[Tensor]] = {}
-    for grad in map(gradient, parameters):
+    for grad in (*map(gradient, parameters), *more):
         if grad is not None:
             by_kind.setdefault(grad.dtype, []).append(grad)
     for grads in by_kind.values():

@@ -30,6 +30,10 @@ ADVICE: dict[str, tuple[str, str]] = {
         "all images get nearly the same projection",
         "lower --lr, warm up for longer, raise --batch-size; for BYOL-like methods check the momentum",
     ),
+    "projection_collapse": (
+        "the projections of all images lie in a few directions",
+        "see that the method's own support is there (predictor, stopped gradient, centring, balance), or lower --lr",
+    ),
     "dimensional_collapse": (
         "features use only a few of their dimensions",
         "lower --lr, weaken the augmentation, or train for longer: early in training this can still pass",
@@ -46,11 +50,21 @@ ADVICE: dict[str, tuple[str, str]] = {
         "most prototypes attract no image",
         "use fewer prototypes, a larger batch or queue, or freeze the prototypes for longer",
     ),
+    "not_finite": (
+        "a loss or a gradient is not a number: that update was left out",
+        "what the alarm itself says, which names the module in which it arose",
+    ),
     "data_wait": (
         "training waits for images most of the time",
         "raise --workers, or store the images smaller",
     ),
 }
+
+
+COLLAPSED, SPREAD = math.sqrt(1 - 0.95), 0.8
+"""Shares of the even spread below which projections have collapsed, and above which something holds them apart."""
+COPIES = 0.05
+"""The share of the directions that projections could have, below which they are copies of one another."""
 
 
 def alarm(name: str, value: float) -> Alarm:
@@ -61,9 +75,12 @@ class Monitors:
     """Rolling buffers and the readings made of them.
 
     Thresholds are ours. Directions spread evenly over a ``d``-sphere have a standard deviation of ``1 / sqrt(d)`` in
-    each coordinate: below a tenth of that they have collapsed. An effective rank below 2 % of what the buffer allows
-    is named, as is a teacher within 0.5 % of the uniform entropy, or one whose answers are certain and all the same.
-    Readings in the first twentieth of a training raise no alarm.
+    each coordinate; where two images' mean cosine is above 0.95, it is below 0.22 of that, and they have collapsed.
+    Where batch norm keeps up the deviation, coordinates become copies of a few instead: projections that are spread
+    and yet have an effective rank below 5 % of what the batch and their width allow have collapsed too. Features whose
+    effective rank is below 2 % of what the buffer allows are named, as is a teacher within 0.5 % of the uniform
+    entropy, or one whose answers are certain and all the same. Readings in the first twentieth of a training raise no
+    alarm.
     """
 
     def __init__(self, rows: int = 4096) -> None:
@@ -96,6 +113,7 @@ class Monitors:
             z = self.latest["projection"].float()
             out["feature_std"] = float(feature_std(z))
             out["uniformity"] = float(uniformity(z[:1024]))
+            out["projection_rank"] = float(effective_rank(z[:1024]))
             half = len(z) // 2
             if half and len(z) % 2 == 0:
                 out["alignment"] = float(alignment(z[:half], z[half:]))
@@ -112,9 +130,13 @@ class Monitors:
         if progress < 0.05:
             return []
         found: list[Alarm] = []
-        width = self.latest["projection"].shape[-1] if "projection" in self.latest else 1
-        if readings.get("feature_std", 1.0) < 0.1 / math.sqrt(width):
-            found.append(alarm("feature_collapse", readings["feature_std"]))
+        if "feature_std" in readings:
+            n, width = self.latest["projection"].shape
+            spread, rank = readings["feature_std"] * math.sqrt(width), readings["projection_rank"]
+            if spread < COLLAPSED:
+                found.append(alarm("feature_collapse", readings["feature_std"]))
+            elif spread > SPREAD and rank < COPIES * min(n, width, 1024):
+                found.append(alarm("projection_collapse", rank))
         if self.features is not None and "effective_rank" in readings:
             limit = max(2.0, 0.02 * min(self.features.shape))
             if readings["effective_rank"] < limit:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from selfsight.engine.diagnosis import Finding
 from selfsight.engine.journal import Journal
 from selfsight.engine.machine import Machine
 from selfsight.engine.monitors import Alarm, Monitors, alarm
@@ -60,10 +61,11 @@ class Observer:
         """A line for the person who watches."""
         self.progress.say(text)
 
-    def see(self, objective: Objective) -> None:
-        """Takes one objective's numbers and what it hands over to the monitors."""
-        self.sums.add(objective)
-        self.monitors.see(objective.watch)
+    def see(self, objective: Objective, *, counts: bool = True) -> None:
+        """Takes one objective's numbers and what it hands over to the monitors, unless its update was left out."""
+        if counts:
+            self.sums.add(objective)
+            self.monitors.see(objective.watch)
 
     def after_update(self, clock: Clock, update: Updater) -> None:
         """Writes and shows what is due after an update."""
@@ -72,8 +74,7 @@ class Observer:
         if done % self.log_every and done != clock.steps:
             return
         row: dict[str, Any] = {"step": clock.step, "epoch": clock.epoch, **self.sums.take(), **update.rates()}
-        if self.machine.device.type != "cpu" and not update.sound():
-            update.refuse(row["loss"])  # on a CPU each update has looked
+        update.refuse()
         spent = self.timings.take(clock.step)
         alarms: list[Alarm] = []
         if done % (self.log_every * MONITOR_EVERY) == 0 or done == clock.steps:
@@ -88,6 +89,12 @@ class Observer:
         for found in alarms:
             self._raise(found, clock.step)
         self.progress.show(row)
+
+    def left_out(self, clock: Clock, found: Finding, loss: float) -> None:
+        """Writes down that an update was left out, and where its loss or gradient stopped being finite."""
+        if self.journal:
+            cause = f"not finite: {found.where}; the update was left out"
+            self._raise(Alarm("not_finite", loss, cause, found.advice), clock.step)
 
     def score(self, clock: Clock, knn: float) -> None:
         """Takes the probe's score."""

@@ -11,14 +11,19 @@ from typing import Any, Literal
 
 import yaml
 
+from selfsight.batches import Images
 from selfsight.data.opening import open_data
 from selfsight.data.protocol import Source
 from selfsight.data.splits import Chosen
 from selfsight.engine import checkpoint
+from selfsight.engine.stored import check_hyper, check_settings, read_plain, stored_flags
 from selfsight.errors import UserError
 from selfsight.flags import LEARNING, OBJECT, Flags, flags_from
 from selfsight.recipes.assembly import Assembly, assemble
 from selfsight.recipes.recipe import Recipe
+from selfsight.views.pipelines import PlainView, plain_view
+from selfsight.views.protocol import Views
+from selfsight.views.view import Normalise
 
 FORMAT = 1
 PARTS = (
@@ -26,6 +31,14 @@ PARTS = (
     "evaluation export report.html"
 ).split()
 """What a run puts into its folder: ``--overwrite`` deletes these and nothing else."""
+
+
+_MOST = 1 << 24
+_SHAPES: Mapping[str, type] = {
+    "format": int,
+    "method": str,
+    **dict.fromkeys(("flags", "hyper", "resolved", "data", "machine"), dict),
+}
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -38,32 +51,40 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Reads a run.yaml, or that of a run's folder."""
     path = path / "run.yaml" if path.is_dir() else path
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = read_plain(path, "a run's settings")
     except FileNotFoundError:
         inside = sorted(str(found.parent) for found in path.parent.glob("*/run.yaml"))
         hint = f"; it holds {', '.join(inside[:4])}{'...' if len(inside) > 4 else ''}" if inside else ""
         raise UserError(f"there is no run at {path.parent}: it has no run.yaml{hint}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a run's settings ({type(error).__name__})") from None
     if not isinstance(settings, dict) or not {"format", "method", "flags"} <= settings.keys():
         raise UserError(f"{path} is not a run's settings: it must name format, method and flags")
+    if not isinstance(settings["format"], int):
+        raise UserError(f"{path} is not a run's settings: its format is no number")
     if settings["format"] > FORMAT:
         raise UserError(f"{path} was written by a newer selfsight (format {settings['format']}); upgrade selfsight")
-    return settings
+    check_settings(settings, path)
+    return settings if settings.get("hyper", {}) is not None else {**settings, "hyper": {}}
 
 
-def prepare_folder(folder: Path, flags: Flags) -> None:
+def clear(folder: Path) -> None:
+    """Deletes what killed processes had begun to write."""
+    for path in checkpoint.leftovers(folder):
+        path.unlink(missing_ok=True)
+
+
+def prepare_folder(folder: Path, flags: Flags, *, resumable: bool = True) -> None:
     """Makes the folder of a new run; one that holds another run is kept unless ``--overwrite`` is given."""
     if (folder / "run.yaml").exists():
         if not flags.overwrite:
-            raise UserError(
-                f"{folder} holds another run; go on with it by --resume, delete it by --overwrite, "
-                "or choose another --out"
-            )
-        for target in [*(folder / part for part in PARTS), *folder.glob("events.out.tfevents*")]:
-            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            go_on = "go on with it by --resume, " if resumable else ""
+            raise UserError(f"{folder} holds another run; {go_on}delete it by --overwrite, or choose another --out")
+        # run.yaml stays until the new one takes its place: whatever ends this call, another --overwrite goes on from it
+        for target in [*(folder / part for part in PARTS if part != "run.yaml"), *folder.glob("events.out.tfevents*")]:
+            is_folder = target.is_dir() and not target.is_symlink()
+            shutil.rmtree(target) if is_folder else target.unlink(missing_ok=True)
+    elif folder.exists() and (not folder.is_dir() or {*folder.iterdir()} - {*checkpoint.leftovers(folder)}):
         raise UserError(f"{folder} exists, is not empty and holds no run; choose another --out")
+    clear(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,6 +103,9 @@ def resumed_flags(
     if settings["method"] != method:
         raise UserError(f"{folder} is a run of {settings['method']}, not of {method}; choose another --out")
     before, now = settings["flags"], flags.plain()
+    check_settings(settings, folder / "run.yaml", whole=True)
+    stored_flags(before, folder / "run.yaml")
+    check_hyper(method, settings.get("hyper") or {}, folder / "run.yaml")
     differing = [
         f"--{name.replace('_', '-')} {before.get(name)} -> {now[name]}"
         for name in sorted(LEARNING)
@@ -107,6 +131,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+def view_facts(plain: PlainView) -> dict[str, Any]:
+    """The evaluation view of an imported encoder, as run.yaml has it."""
+    scale = plain.normalise and [list(numbers) for numbers in plain.normalise]
+    return {"size": plain.size, "resize": plain.resize, "interpolation": plain.interpolation, "normalise": scale}
+
+
 class OpenRun:
     """A run's folder, opened to be evaluated, embedded, exported or reported."""
 
@@ -115,11 +145,30 @@ class OpenRun:
         if not self.path.exists():
             raise UserError(f"there is no run at {self.path}")
         self.settings = read_settings(self.path)
-        self.flags = flags_from({k: v for k, v in self.settings["flags"].items() if v is not None})
+        check_settings(self.settings, self.path / "run.yaml", whole=True)
+        self.flags = stored_flags(self.settings["flags"], self.path / "run.yaml")
+        self.flags.check()
 
     @property
     def method(self) -> str:
         return self.settings["method"]
+
+    @property
+    def imported(self) -> dict[str, Any] | None:
+        """Where the weights come from, if they were published by others: no recipe, data or training goes with them."""
+        return self.settings.get("imported")
+
+    @cached_property
+    def plain(self) -> Views[Images]:
+        """The evaluation view."""
+        if self.imported is None:
+            return self.assembly.recipe.views.plain
+        try:
+            facts = self.imported["view"]
+            scale = facts["normalise"] and Normalise(*map(tuple, facts["normalise"]))
+            return plain_view(facts["size"], scale, resize=facts["resize"], interpolation=facts["interpolation"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{self.path} is damaged: its evaluation view cannot be read; import it again") from None
 
     @property
     def finished(self) -> bool:
@@ -141,18 +190,23 @@ class OpenRun:
         return self._assembled(self.settings["data"]["samples"])
 
     def _assembled(self, samples: int) -> Assembly:
+        if self.imported is not None:
+            raise UserError(f"{self.path} was imported: it has an encoder, but no recipe, head or training")
         data = self.settings["data"]
         native = tuple(data["native"]) if data.get("native") else None
+        check_hyper(self.method, self.settings.get("hyper") or {}, self.path / "run.yaml")
         flags = replace(self.flags, pretrained=False)  # the run's own weights come over them
         how: dict[str, Any] = {"samples": samples, "native": native, "classes": len(self.classes)}
         return assemble(self.method, flags, self.settings.get("hyper", {}), **how, training=False)
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
         """The recipe with the run's trained weights."""
+        if self.imported is not None and which == "best":
+            raise UserError(f"{self.path} was imported: it has one set of weights; use --which last")
         if which == "best" and not (self.path / "checkpoints" / "best.pt").exists():
             raise UserError(f"{self.path} has no best checkpoint: it had no labels for the probe; use --which last")
-        state = checkpoint.load(self.path / "checkpoints" / f"{which}.pt")
-        self.assembly.recipe.method.load_state_dict(state["method"])
+        path = self.path / "checkpoints" / f"{which}.pt"
+        checkpoint.fill_(self.assembly.recipe.method, checkpoint.load(path), path)
         return self.assembly.recipe
 
     def encoder(self, which: Literal["last", "best"] = "last") -> Any:
@@ -165,6 +219,8 @@ class OpenRun:
 
     def data(self) -> str:
         """What the run's images were opened from; a ``UserError`` where only the Python program that began it knows."""
+        if self.imported is not None:
+            raise UserError(f"{self.path} was imported and has no images of its own; give --data")
         if str(self.flags.data).startswith(OBJECT):
             kind = str(self.flags.data).removeprefix(OBJECT)
             raise UserError(f"{self.path} was trained on a Python object ({kind}), which it cannot open: give data=")

@@ -97,5 +97,6 @@ def same_data(folder: Path, settings: Mapping[str, Any]) -> None:
     if before["fingerprint"] != now["fingerprint"]:
         raise UserError(
             f"the data of {folder} has changed since the run began ({before['samples']} images then, {now['samples']} "
-            "now, or other names); an exact resume is not possible: start anew with --init-from"
+            f"now, or other names, sizes or labels): bring the old data back and --resume, or train on the new with "
+            f"--init-from {folder} and another --out"
         )

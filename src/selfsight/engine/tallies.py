@@ -1,5 +1,6 @@
 """What is counted between two lines of the tables: means of what objectives log, and where the time goes."""
 
+import math
 import time
 
 import torch
@@ -28,7 +29,8 @@ class Sums:
         """The means over updates and processes; ``loss`` is main's, or the sum where it has none. Begins anew."""
         means = {key: float(distributed.mean(pair[0] / pair[1])) for key, pair in self.kept.items()}
         self.kept = {}
-        return {"loss": sum(value for key, value in means.items() if key.startswith("loss")), **means}
+        losses = [value for key, value in means.items() if key.startswith("loss")]
+        return {"loss": sum(losses) if losses else math.nan, **means}  # none where each update was left out
 
     def state(self) -> dict[str, Tensor]:
         return {key: pair.cpu() for key, pair in self.kept.items()}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from selfsight.engine.machine import Machine, average_gradients_
 from selfsight.engine.optimisers import build_optimiser, clip_, set_rates_
@@ -19,9 +20,13 @@ LEAST_SCALE = 2.0**-20
 
 
 class Updater:
-    """Gives each objective's optimisers their step: the engine's side of a ``yield``."""
+    """Gives each objective's optimisers their step: the engine's side of a ``yield``.
 
-    def __init__(self, recipe: Recipe, machine: Machine, accumulate: int) -> None:
+    An update whose loss or gradient is not finite is left out and ``failed``. A GPU is asked before each update only
+    where ``looks`` is true, since asking waits for it; else it remembers the first step that was not finite.
+    """
+
+    def __init__(self, recipe: Recipe, machine: Machine, accumulate: int, *, looks: bool = False) -> None:
         self.specs, self.machine, self.accumulate = recipe.optimisers, machine, accumulate
         named = {name: list(parameters) for name, parameters in recipe.method.trainables().items()}
         if named.keys() != self.specs.keys():
@@ -29,14 +34,22 @@ class Updater:
         self.parameters = {name: [p for _, p in pairs] for name, pairs in named.items()}
         self.optimisers = {name: build_optimiser(self.specs[name], pairs) for name, pairs in named.items()}
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "16")
+        self.looks = looks or machine.device.type == "cpu"
         self.norm = torch.zeros(())
-        self.bad = 0
+        self.losses: dict[tuple[str, ...], Tensor] = {}
+        self.good = torch.ones((), dtype=torch.bool, device=machine.device)
+        self.first_bad = torch.full((), -1, device=machine.device)
+        self.failed, self.in_a_row = False, 0  # the updates before this one that were left out
         self.begun: set[str] = set()
 
     def begin(self, clock: Clock, *, first: bool, last: bool) -> None:
         """Called before each micro-batch."""
         self.clock, self.first, self.last = clock, first, last
         self.begun.clear()
+        if first:
+            self.in_a_row = self.in_a_row + 1 if self.failed else 0
+            self.failed = False
+            self.losses.clear()
 
     def __call__(self, objective: Objective) -> bool:
         parameters = [p for name in objective.by for p in self.parameters[name]]
@@ -48,48 +61,52 @@ class Updater:
                 self.optimisers[name].zero_grad(set_to_none=True)
         loss = objective.loss / self.accumulate
         torch.autograd.backward(self.scaler.scale(loss), inputs=parameters)
+        whole = loss.detach().clone() + self.losses.get(objective.by, 0.0)
+        self.losses[objective.by] = whole
         if not self.last:
             return False
         if self.machine.world > 1:
-            average_gradients_(parameters)
+            average_gradients_(parameters, whole)
         for held in objective.hold:
             held.grad = None
         scale = self.scaler.get_scale()  # the same for all: it may change once an objective, after the last has stepped
-        moves = [self._step(name, objective) for name in objective.by]  # every one steps, whatever the others did
+        moves = [self._step(name, whole) for name in objective.by]  # every one steps, whatever the others did
         self.scaler.update()
-        if all(moves):
-            self.bad = 0
         return all(moves) and self.scaler.get_scale() >= scale
 
-    def _step(self, name: str, objective: Objective) -> bool:
+    def _step(self, name: str, loss: Tensor) -> bool:
         optimiser, spec = self.optimisers[name], self.specs[name]
         set_rates_(optimiser, spec, self.clock)
         self.scaler.unscale_(optimiser)
         self.norm = clip_(self.parameters[name], spec)
-        if self.machine.device.type == "cpu" and not self.sound():
-            self.refuse(objective.loss.item())
+        self.good = torch.isfinite(self.norm) & torch.isfinite(loss)  # of all processes' means: all see the same
+        if self.looks and not self.sound():
+            self.failed = True
             return False
+        if not self.looks:
+            self.first_bad = torch.where(self.good | (self.first_bad >= 0), self.first_bad, self.clock.step)
         self.scaler.step(optimiser)
         return True
 
     def sound(self) -> bool:
-        """Whether the last gradient was finite, on every process alike. On a GPU asking waits for it.
+        """Whether loss and gradient are finite, on every process alike. On a GPU asking waits for it.
 
         Under a gradient scaler overflows are part of the game and never reach the weights, until the scale has
         shrunk to nothing.
         """
         if self.scaler.is_enabled():
             return self.scaler.get_scale() > LEAST_SCALE
-        return bool(torch.isfinite(self.norm))
+        return bool(self.good) if self.looks else int(self.first_bad) < 0
 
-    def refuse(self, loss: float) -> None:
-        """Counts an update that was not made on a CPU; on a GPU, which is asked only now and then, ends the run."""
-        self.bad += 1
-        if self.bad >= GIVE_UP or self.machine.device.type != "cpu":
-            raise TrainingError(
-                f"the gradient was not finite up to step {self.clock.step} (loss {loss:g}); "
-                "the last checkpoint is good: lower --lr or use --precision 32 in a new run"
-            )
+    def refuse(self) -> None:
+        """Ends a run on a GPU that was not asked before each update: where it was not sound, its weights are lost."""
+        if not self.looks and not self.sound():
+            if self.scaler.is_enabled():
+                what, remedy = f"no gradient is finite at step {self.clock.step}", "--resume --precision 32"
+            else:
+                what = f"step {int(self.first_bad)}: not finite: the loss or its gradient"
+                remedy = "--resume --log-every 1, which looks before each update and says in which module"
+            raise TrainingError(f"{what}; the last checkpoint is good: go on by {remedy}")
 
     def rates(self) -> dict[str, float]:
         """Learning rate and weight decay of the first optimiser, and its last gradient norm."""

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from selfsight import distributed
 from selfsight.batches import Images
@@ -27,13 +27,16 @@ from selfsight.evaluation.baselines import fresh
 from selfsight.evaluation.evaluate import save, show
 from selfsight.evaluation.features import extract
 from selfsight.evaluation.finetune import finetune, labelled_fraction
+from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.processes import processes
 from selfsight.evaluation.score import Score, score
 from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, chosen, crop_of, labelled
 from selfsight.flags import Flags
 from selfsight.parts.head_layers import WithHead
+from selfsight.parts.logits import Logits
 from selfsight.recipes.distill import usual_temperature
+from selfsight.recipes.noisy_student import NONE
 from selfsight.views.protocol import Views
 
 NAME = "classifier"
@@ -59,7 +62,7 @@ def evaluate_classifier(
         hyper = run.settings["hyper"]
         found = _score(method, known.test, plain, place)
         baselines: dict[str, Any] = {}
-        if run.method == "distill":
+        if hyper.get("teacher", NONE) != NONE:
             teacher = open_run(hyper["teacher"])
             other = _score(teacher.recipe().method, known.test, plain, place)
             baselines["teacher"] = {**other.row(), "settings": {"run": str(teacher.path)}}
@@ -92,6 +95,8 @@ def evaluate_classifier(
 def _told(run: OpenRun) -> dict[str, Any]:
     """The settings of its own that a stage's score depends on."""
     hyper = run.settings["hyper"]
+    if run.method == "noisy_student":
+        return {name: value for name, value in hyper.items() if name not in ("teacher", "answers")}
     if run.method != "distill":
         return {"head_layers": hyper.get("head_layers", 1)}
     both = (who.settings["resolved"]["backbone"] for who in (run, open_run(hyper["teacher"])))
@@ -101,10 +106,10 @@ def _told(run: OpenRun) -> dict[str, Any]:
 
 
 def tuned_run(run: OpenRun) -> OpenRun:
-    """The fine-tuned run that ``run`` is, or that its teacher or its teacher's teacher is."""
+    """The run with labels that ``run`` is, fine-tuned or a noisy student; or its teacher, or its teacher's teacher."""
     while run.method == "distill":
         run = open_run(run.settings["hyper"]["teacher"])
-    if run.method != "finetune":
+    if run.method not in ("finetune", "noisy_student"):
         raise UserError(f"{run.path} is a run of {run.method}, no classifier: selfsight finetune {run.path}")
     return run
 
@@ -133,32 +138,19 @@ def tuned_labels(tuned: OpenRun, data: Any = None) -> tuple[Labels, Source]:
     """A fine-tuned run's labels, and the images that it learnt from."""
     found = open_labels(tuned.data() if data is None else data, tuned.flags, tuned.image_size)
     hyper = tuned.settings["hyper"]
-    return found, found.kept(hyper.get("fraction", 1.0), hyper.get("label_seed", 0))
+    return found, found.kept(hyper.get("fraction") or 1.0, hyper.get("label_seed") or 0)
 
 
 def _score(classifier: nn.Module, test: Source, plain: Views[Images], place: Place) -> Score:
-    held = extract(cast(Encoder, _Answers(classifier)), test, plain, **vars(place))
+    held = extract(cast(Encoder, Logits(classifier)), test, plain, **vars(place))
     return score(held.x, held.labels)
-
-
-class _Answers(nn.Module):
-    """A classifier as an encoder, whose features are the logits."""
-
-    def __init__(self, classifier: Any) -> None:
-        super().__init__()
-        self.whole = classifier
-        self.width, self.stride = classifier.classifier.out_features, classifier.encoder.stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.whole(x)
-
-    def dense(self, x: Tensor) -> Tensor:
-        return self.whole.encoder.dense(x)
 
 
 def _saved_scratch(run: OpenRun, tuned: OpenRun) -> dict[str, Any] | None:
     """The baseline of the fine-tuning, for a student of the same backbone, which would have the same one but for the
     layers of the head."""
+    if run.path == tuned.path and run.settings["hyper"].get("teacher", NONE) != NONE:
+        tuned = open_run(run.settings["hyper"]["teacher"])  # a noisy student's teacher learnt from the same labels
     path = tuned.path / "evaluation" / f"{NAME}.json"
     same = run.settings["resolved"]["backbone"] == tuned.settings["resolved"]["backbone"]
     if run.path == tuned.path or not same or not path.is_file():
@@ -175,18 +167,18 @@ def _scratch(
     if len(getattr(method, "projector", ())):
         encoder = WithHead(encoder, method.projector)
     resolved = tuned.settings["resolved"]
-    found, tuning = finetune(
-        fresh(encoder, seed=tuned.flags.seed),
-        kept,
-        known.test,
+    batch = tuned.flags.batch_size or resolved["batch_size"]  # of labelled images
+    lesson = Lesson(
+        train=kept,
+        test=known.test,
         crop=crop_of(plain),
         plain=plain,
         classes=known.classes,
         epochs=resolved["epochs"],
-        batch_size=resolved["batch_size"],
-        scratch=True,
+        batch_size=batch,
         seed=tuned.flags.seed,
         place=place,
     )
+    found, tuning = finetune(fresh(encoder, seed=tuned.flags.seed), lesson, scratch=True)
     settings = {name: getattr(tuning, name) for name in ("labelled", "optimiser", "lr", "epochs", "batch_size")}
     return {**found.row(), "settings": settings}

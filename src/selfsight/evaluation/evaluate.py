@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -20,13 +21,18 @@ from selfsight.errors import UserError, unknown
 from selfsight.evaluation.baselines import PIXEL_VIEW, RawPixels, fresh, random_encoder
 from selfsight.evaluation.features import Precision
 from selfsight.evaluation.linear_sgd import Paper
+from selfsight.evaluation.pretext import pretext
 from selfsight.evaluation.processes import processes
 from selfsight.evaluation.protocols import ALIASES, LAYER, MEASURES, Contender, Finding, Settings, label_free
+from selfsight.evaluation.regularisation import PARTS
 from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, Subject, channels_of, labelled, open_pair, open_subject
 from selfsight.evaluation.table import percent, show_table
+from selfsight.flags import SEEDS
 from selfsight.views.protocol import Views
 
+LABEL_FREE = ("quality", "pretext")
+"""The protocols that need no labels."""
 NAMES = {
     "trained": "trained",
     "random": "random encoder",
@@ -53,6 +59,11 @@ def evaluate(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    layer_decay: float | None = None,
+    mixup: float | None = None,
+    cutmix: float | None = None,
+    smoothing: float | None = None,
+    drop_path: float | None = None,
     workers: int | None = 0,
     precision: Precision = "32",
     plain: Views[Images] | None = None,
@@ -64,8 +75,9 @@ def evaluate(
         run: a run's folder, or an encoder.
         data: as for pretraining; the run's own by default. Train is compared with test.
         protocols: ``knn``, ``linear`` (short for ``linear-lbfgs``), ``linear-sgd``, ``finetune`` (short for
-            ``finetune-1``, ``finetune-10`` and ``finetune-100``, per cent of the labels), ``layerwise`` (a probe behind
-            each stage), ``quality`` (no labels).
+            ``finetune-1``, ``finetune-10`` and ``finetune-100``, per cent of the labels), ``attentive`` (a probe that
+            attends to the patches), ``layerwise`` (a probe behind each stage), ``quality`` (no labels),
+            ``pretext`` (a run's own task on held-out images; no labels).
         limit: a keyed random subset of so many images.
         labels: a CSV of path,label.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -75,8 +87,11 @@ def evaluate(
         head_layers: so many layers of the run's head count as part of the encoder, for every protocol (SimCLR v2
             fine-tunes with the first); the results are saved as ``PROTOCOL-head1.json``.
         paper: whose linear probe ``linear-sgd`` is; ``mae`` for masked image models, else ``moco``.
-        epochs, batch_size, lr: of ``linear-sgd``, ``layerwise`` and ``finetune``; the papers' by default, and saved
-            either way.
+        epochs, batch_size, lr: of ``linear-sgd``, ``attentive``, ``layerwise`` and ``finetune``; the papers' by
+            default, and saved either way.
+        layer_decay: of ``finetune``: each layer's rate, as a share of the next one's.
+        mixup, cutmix, smoothing, drop_path: of ``finetune``, 0 for none; by default MAE's for a transformer on all
+            labels, else none. They are saved either way.
         workers: processes that decode large images; None takes as many as the machine has cores to spare.
         precision: ``32``, or ``bf16`` for the encoder's forward pass.
         plain: the evaluation view; the recipe's by default.
@@ -87,6 +102,12 @@ def evaluate(
         ``quality`` the readings, with settings, data fingerprints, seed and version.
     """
     names = resolve_protocols(protocols)
+    parts = mixup, cutmix, smoothing, drop_path
+    _refuse_below(1, k=k, epochs=epochs, batch_size=batch_size)
+    _refuse_below(0, workers=workers, head_layers=head_layers, seed=seed)
+    for name, value in (("temperature", temperature), ("lr", lr)):
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} is {value}; it must be above 0")
     subject = open_subject(run, plain=plain, which=which, head_layers=head_layers)
     with processes(device) as where:
         helpers = default_workers(distributed.world_size()) if workers is None else workers
@@ -101,6 +122,8 @@ def evaluate(
             seed=seed,
             precision=precision,
             place=place,
+            layer_decay=layer_decay,
+            regularisation={name: value for name, value in zip(PARTS, parts, strict=True) if value is not None},
         )
         pair = open_pair(subject, data, limit=limit, labels=labels, seed=seed)
         results = measure(subject, pair, names, how)
@@ -112,13 +135,19 @@ def evaluate(
     return results
 
 
+def _refuse_below(least: int, **given: int | None) -> None:
+    for name, value in given.items():
+        if value is not None and not least <= value < SEEDS:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least {least} and below 2^63")
+
+
 def resolve_protocols(protocols: Iterable[str]) -> list[str]:
     """Full names, each once, in the order asked for; an unknown name is a ``UserError`` with the nearest one.
 
     >>> resolve_protocols(["linear", "knn", "linear-lbfgs"])
     ['linear-lbfgs', 'knn']
     """
-    known = [*MEASURES, *ALIASES, "quality"]
+    known = [*MEASURES, *ALIASES, *LABEL_FREE]
     names: dict[str, None] = {}
     for name in protocols:
         if name not in known:
@@ -133,11 +162,11 @@ def measure(
     subject: Subject, pair: tuple[Source, Source], names: Sequence[str], how: Settings
 ) -> dict[str, dict[str, Any]]:
     """Every protocol's result; one contender's features are in memory at a time."""
-    scored = [name for name in names if name != "quality"]
+    scored = [name for name in names if name not in LABEL_FREE]
     data = labelled(pair, scored[0]) if scored else None
     findings: dict[str, dict[str, Finding]] = {name: {} for name in names}
     seconds = dict.fromkeys(names, 0.0)
-    for who, its_names in _contenders(subject, pair[0], names, how):
+    for who, its_names in _contenders(subject, pair[0], [name for name in names if name != "pretext"], how):
         for name in its_names:
             start = time.perf_counter()
             if name == "quality":
@@ -150,18 +179,29 @@ def measure(
         "labels": data.facts() if data else {},
         "none": {"name": pair[0].name, "train": len(pair[0]), "fingerprint": pair[0].fingerprint},
     }
+    if "pretext" in names:
+        start = time.perf_counter()
+        its_task = own_task(subject, pair, how)
+        seconds["pretext"] = time.perf_counter() - start
     return {
         name: {
             "protocol": name,
             **subject.facts(),
-            **_numbers(name, findings[name], subject, how),
-            "data": measured_on["none" if name == "quality" else "labels"],
+            **(its_task if name == "pretext" else _numbers(name, findings[name], subject, how)),
+            "data": measured_on["none" if name in LABEL_FREE else "labels"],
             "seed": how.seed,
             "selfsight": version("selfsight"),
             "seconds": round(seconds[name], 2),
         }
         for name in names
     }
+
+
+def own_task(subject: Subject, pair: tuple[Source, Source], how: Settings) -> dict[str, Any]:
+    """The method's own numbers on test and on train, and those of its start on test."""
+    if subject.run is None:
+        raise UserError("--protocol pretext measures a method at its own task; give the run, not its encoder")
+    return {"task": pretext(subject.run, *pair, which=subject.which, seed=how.seed, place=how.place)}
 
 
 def _contenders(
@@ -189,7 +229,7 @@ def _numbers(name: str, found: Mapping[str, Finding], subject: Subject, how: Set
     own = found["trained"].settings
     described = getattr(subject.plain, "describe", None)
     view = described() if described else type(subject.plain).__name__
-    settings = {**own, "feature": "pooled", "view": view, "precision": how.precision}
+    settings = {"feature": "pooled", **own, "view": view, "precision": how.precision}
     if name == "quality":
         return {"settings": settings, "quality": {who: dict(finding.numbers) for who, finding in found.items()}}
     baselines = {
@@ -210,7 +250,8 @@ def save(results: dict[str, dict[str, Any]], folder: Path) -> None:
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
         best = "-best" if result.get("weights") == "best" else ""
         head = f"-head{result['head_layers']}" if result.get("head_layers") else ""
-        write_atomically(folder / f"{name}{head}{best}.json", (text + "\n").encode())
+        # a folder of images may have a name that is no text: what stands for it is JSON too
+        write_atomically(folder / f"{name}{head}{best}.json", (text + "\n").encode(errors="backslashreplace"))
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:
@@ -236,6 +277,10 @@ def show(results: dict[str, dict[str, Any]]) -> None:
             whose = {who: numbers for who, numbers in whose.items() if layers[0] in numbers}
             rows = [[key, *(percent(numbers[key]) for numbers in whose.values())] for key in layers]
             show_table("", ["top-1 behind", *(NAMES[who] for who in whose)], rows)
+    if "pretext" in results:
+        whose = {who: numbers for who, numbers in results["pretext"]["task"].items() if who != "settings"}
+        rows = [[key, *(_number(numbers[key]) for numbers in whose.values())] for key in whose["trained"]]
+        show_table("", ["its own task", "held-out images", "training images", "held-out, untrained"], rows)
     if "quality" in results:
         found = results["quality"]["quality"]
         columns = ["label-free quality", *(NAMES[who] for who in found)]
@@ -244,7 +289,8 @@ def show(results: dict[str, dict[str, Any]]) -> None:
 
 
 def _short(settings: dict[str, Any]) -> str:
-    left_out = ("feature", "view", "precision", "lambda_from", "fraction")
+    left_out = {"feature", "view", "precision", "lambda_from", "fraction"}
+    left_out |= {name for name in PARTS if settings.get(name) == 0}
     return ", ".join(f"{key} {_number(value)}" for key, value in settings.items() if key not in left_out)
 
 

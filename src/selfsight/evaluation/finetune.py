@@ -1,51 +1,44 @@
 r"""Fine-tuning on all or a fraction of the labels, beside the same encoder trained from scratch on the same budget.
 
 The labelled fraction is balanced by class and picked by key, as SimCLR's 1 % and 10 % lists are (arXiv 2002.05709).
-Crop (8 to 100 % of the area) and flip are the only augmentation, as there.
+Crop (8 to 100 % of the area) and flip are the augmentation, as there. What is mixed, smoothed or dropped besides says
+``selfsight.evaluation.regularisation``: by default nothing here, and for transformers on all labels what MAE has.
 
 * Transformers, and ConvMAE's hybrid: AdamW (0.9, 0.999), decay 0.05, rate 5e-4 B/256 with 5 epochs of warm-up and a
   cosine to 1e-6, and layer-wise decay 0.65 of the rate (MAE, arXiv 2111.06377, its settings for ViT-B).
 * Convolutional encoders: SGD with Nesterov momentum 0.9, rate 0.05 B/256, no warm-up, no decay (SimCLR's settings for
   1 % and 10 %), cosine to 0, classifier from zero.
 
-**Differences**: no mixup, RandAugment or drop path, so a large transformer's numbers lie below MAE's; the encoder's own
-pooled feature is classified. From scratch there is no layer-wise decay, which would keep early layers at their random
-start.
+**Differences**: no RandAugment and no random erasing, so a large transformer's numbers lie below MAE's; the encoder's
+own pooled feature is classified. From scratch there is no layer-wise decay, which would keep early layers at their
+random start. Smoothing without mixing is on the labels that learn alone, never on the score.
 """
 
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.optim import SGD, AdamW
 
 from selfsight import keyed
-from selfsight.batches import Images
-from selfsight.data.protocol import Source
+from selfsight.encoders.drop_path import set_drop_path_
 from selfsight.encoders.protocol import Encoder, MaskableEncoder, StagedEncoder, TokenEncoder
-from selfsight.engine.optimisers import build_optimiser, layer_decay, set_rates_, skip_vectors_and_tokens
-from selfsight.evaluation.features import Precision, extract
+from selfsight.engine.optimisers import build_optimiser, layer_decay, skip_vectors_and_tokens
+from selfsight.errors import UserError
+from selfsight.evaluation.lesson import Lesson
+from selfsight.evaluation.regularisation import Loss, Regularisation, by_key
 from selfsight.evaluation.score import Score, score
-from selfsight.evaluation.stream import (
-    Place,
-    Progress,
-    average_buffers_,
-    average_gradients_,
-    labelled_batches,
-    whole_batch,
-)
+from selfsight.evaluation.stream import average_buffers_
 from selfsight.parts.head_layers import backbone_of
 from selfsight.precision import bf16_training
 from selfsight.recipes.recipe import Group, OptimiserSpec, decay_all
 from selfsight.schedules import constant, cosine, warmup_cosine
-from selfsight.views.protocol import Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +53,15 @@ class Tuning:
     lr: float
     """Peak rate, before it is scaled by the batch / 256."""
     layer_decay: float
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+    drop_path: float = 0.0
+
+
+def by_tokens(encoder: Encoder) -> bool:
+    """Whether an encoder is fine-tuned as a transformer."""
+    return isinstance(backbone_of(encoder), TokenEncoder | MaskableEncoder | StagedEncoder)
 
 
 def standard_epochs(fraction: float, *, tokens: bool) -> int:
@@ -92,12 +94,15 @@ def labelled_fraction(labels: np.ndarray, fraction: float, *, seed: int) -> np.n
 def optimiser_spec(tuning: Tuning, encoder: Encoder) -> OptimiserSpec:
     """The optimiser and schedule for this kind of encoder, its rate scaled by the batch."""
     peak = tuning.lr * tuning.batch_size / 256
+    groups: Callable[[str, nn.Parameter], Group] = decay_all if tuning.optimiser == "sgd" else skip_vectors_and_tokens
+    if tuning.layer_decay != 1:
+        try:
+            groups = layer_decay(cast(nn.Module, backbone_of(encoder)), tuning.layer_decay, groups)
+        except ValueError as error:
+            raise UserError(str(error)) from error
     if tuning.optimiser == "sgd":
         build: partial[Any] = partial(SGD, momentum=0.9, nesterov=True)
-        return OptimiserSpec(build=build, lr=cosine(peak, 0.0), weight_decay=constant(0.0), groups=decay_all)
-    groups: Callable[[str, nn.Parameter], Group] = skip_vectors_and_tokens
-    if tuning.layer_decay < 1:
-        groups = layer_decay(cast(nn.Module, backbone_of(encoder)), tuning.layer_decay)
+        return OptimiserSpec(build=build, lr=cosine(peak, 0.0), weight_decay=constant(0.0), groups=groups)
     return OptimiserSpec(
         build=partial(AdamW, betas=(0.9, 0.999)),
         lr=warmup_cosine(peak, warmup_epochs=5, end=min(1e-6, peak)),
@@ -108,62 +113,45 @@ def optimiser_spec(tuning: Tuning, encoder: Encoder) -> OptimiserSpec:
 
 def finetune(
     encoder: Encoder,
-    train: Source,
-    test: Source,
+    lesson: Lesson,
     *,
-    crop: Views[Images],
-    plain: Views[Images],
-    classes: int,
     fraction: float = 1.0,
-    epochs: int | None = None,
-    batch_size: int = 256,
-    lr: float | None = None,
     scratch: bool = False,
-    seed: int = 0,
-    precision: Precision = "32",
-    place: Place | None = None,
-    progress: Progress | None = None,
+    layer_decay: float | None = None,
+    regularisation: Regularisation | None = None,
 ) -> tuple[Score, Tuning]:
-    """Fine-tunes a copy of ``encoder`` on ``train``, already cut to ``fraction``, and scores it on ``test``.
+    """Fine-tunes a copy of ``encoder`` on the lesson's images, already cut to ``fraction``, and scores it.
 
     ``fraction`` here only picks the length of the training. ``scratch`` says that the encoder is at its random start.
-    The encoder that was handed over stays as it was.
+    ``layer_decay`` is 0.65 for a pretrained transformer unless it is given, and ``regularisation`` none. The encoder
+    that was handed over stays as it was.
     """
-    place = place or Place()
-    tokens = isinstance(backbone_of(encoder), TokenEncoder | MaskableEncoder | StagedEncoder)
+    place, tokens = lesson.place, by_tokens(encoder)
+    usual = 0.65 if tokens else 1.0
+    parts, batch = (regularisation or Regularisation()).for_batch(lesson.batch(256))
     tuning = Tuning(
         fraction=fraction,
-        labelled=len(train),
-        epochs=epochs or standard_epochs(fraction, tokens=tokens),
-        batch_size=whole_batch(batch_size, len(train)),
+        labelled=len(lesson.train),
+        epochs=lesson.epochs or standard_epochs(fraction, tokens=tokens),
+        batch_size=batch,
         optimiser="adamw" if tokens else "sgd",
-        lr=lr if lr is not None else (5e-4 if tokens else 0.05),
-        layer_decay=0.65 if tokens and not scratch else 1.0,
+        lr=lesson.lr if lesson.lr is not None else (5e-4 if tokens else 0.05),
+        layer_decay=1.0 if scratch else usual if layer_decay is None else layer_decay,
+        **asdict(parts),
     )
-    model = _Classifier(copy.deepcopy(encoder), classes, zero=not tokens, seed=seed).to(place.device)
+    model = _Classifier(copy.deepcopy(encoder), lesson.classes, zero=not tokens, seed=lesson.seed).to(place.device)
     model.requires_grad_(True).train()
-    spec = optimiser_spec(tuning, model.encoder)
+    set_drop_path_(cast(nn.Module, backbone_of(model.encoder)), parts.drop_path)
+    spec, loss_of = optimiser_spec(tuning, model.encoder), Loss(parts, lesson.classes)
     optimiser = build_optimiser(spec, model.named_parameters())
-    batches = labelled_batches(train, crop, epochs=tuning.epochs, batch_size=tuning.batch_size, seed=seed, place=place)
-    for x, labels, clock in batches:
-        with bf16_training(x.device.type) if precision == "bf16" else nullcontext():
-            logits = model(x)
-        loss = cross_entropy(logits.float(), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        average_gradients_(model.parameters())
-        set_rates_(optimiser, spec, clock)
-        optimiser.step()
-        if progress:
-            progress(clock, loss.item())
+    for x, labels, clock in lesson.batches(epochs=tuning.epochs, batch_size=tuning.batch_size):
+        with by_key(lesson.seed, clock.step, x.device):
+            seen, target = loss_of.mixed(x, labels)
+            with bf16_training(x.device.type) if lesson.precision == "bf16" else nullcontext():
+                logits = model(seen)
+        lesson.update_(optimiser, spec, loss_of(logits.float(), target), clock)
     average_buffers_(model)
-    held = extract(
-        cast(Encoder, model),
-        test,
-        plain,
-        precision=precision,
-        **vars(place),
-    )
+    held = lesson.tested(cast(Encoder, model))
     return score(held.x, held.labels), tuning
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ import torch
 
 from selfsight.data.cache import cache_folder
 from selfsight.data.opening import open_splits
+from selfsight.data.splits import limited
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.protocol import Encoder
 from selfsight.engine.checkpoint import write_atomically
@@ -24,14 +25,14 @@ from selfsight.engine.machine import cpu_name
 from selfsight.engine.run import OpenRun, versions
 from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation.baselines import PIXEL_VIEW, RawPixels, random_encoder
-from selfsight.evaluation.protocols import Contender, Settings, knn, linear_by_lbfgs
+from selfsight.evaluation.features import Precision
+from selfsight.evaluation.protocols import Contender, Settings, finetune_on, knn, linear_by_lbfgs
 from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import LabelledData, labelled, open_subject
 from selfsight.evaluation.table import percent, show_table
 from selfsight.recipes import catalogue
 from selfsight.views.pipelines import plain_view
 
-SIZE = 32
 CONVOLUTIONAL: Mapping[str, Any] = {"backbone": "tiny_cnn"}
 TRANSFORMER: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224", "patch_size": 4}
 """The encoder of the methods that work with nothing but tokens."""
@@ -60,8 +61,15 @@ GRID: Mapping[str, Any] = {"patch": 16, "stride": 8, "width": 128, "depth": 2}
 OWN: Mapping[str, Mapping[str, Any]] = {
     "adco": {"negatives": 1000},  # of 4096 most are no image's nearest after so few updates, and get no gradient
     "byol": {"momentum": 0.97},  # its paper's for the shortest training, 40 epochs
+    "colorization": {"decoder_width": 64, "lr": 2e-3},
+    "context_encoder": {"filters": 32, "lr": 1e-3},
+    "convmae": {"decoder_depth": 1},  # with the encoder seeing a quarter, a deep decoder has most of the cost
+    "counting": {"lr": 5e-4},  # at the others' rate its counts collapse, as the monitors say
     "cpc": {**GRID, "steps": 2, "skip": 0},
     "cpc_v2": {**GRID, "nearest": 1, "farthest": 2},
+    "deepmim": {"decoder_depth": 1},
+    "exemplar": {"surrogates": 2000, "smallest": 0.6, "largest": 0.8, "lr": 2e-3},  # objects fill these images
+    "mae": {"decoder_depth": 1},
     "moco_v2": {"symmetric": False, "queue": 4000},  # as in its paper; the queue of the official CIFAR-10 notebook
     "moco_v3": {"hidden": 1024},  # heads of the encoder's cost, here and below
     "nce": {"negatives": 1024},  # a tenth of the images
@@ -77,7 +85,6 @@ AS_PUBLISHED = ("rotation",)
 """Methods whose own optimiser, SGD at 0.1, is made for short trainings already."""
 
 FIXED: Mapping[str, Any] = {
-    "image_size": SIZE,
     "device": "cpu",
     "workers": 0,
     "probe_every": 0,
@@ -85,6 +92,9 @@ FIXED: Mapping[str, Any] = {
     "overwrite": True,
 }
 """Flags of every training: nothing but training takes time, and no worker's time is missed."""
+
+TUNED: Mapping[str, Any] = {"epochs": 10, "batch_size": 100, "lr": 2.5e-3}
+"""Of the fine-tuning, which is as short as the training; the rate is per 256 images: 1e-3 at its peak."""
 
 Train = Callable[..., OpenRun]
 """``selfsight.pretrain`` or a stand-in: a method's name and flags in, a finished run out."""
@@ -101,6 +111,13 @@ class Rules:
     seed: int = 0
     k: int = 20
     temperature: float = 0.07
+    labels: float = 0.0
+    """The share of them that fine-tuning has, too; 0 for none."""
+    image_size: int = 32
+    tests: int = 10_000
+    """Test images at most."""
+    precision: Precision = "32"
+    """Of the scoring's forward passes; trainings take what the machine is quick in."""
 
 
 def ladder(
@@ -112,6 +129,10 @@ def ladder(
     cpu_minutes: float = 12.0,
     threads: int = 1,
     seed: int = 0,
+    labels: float = 0.0,
+    image_size: int = 32,
+    tests: int = 10_000,
+    precision: Precision = "32",
     runs: Path = Path("runs/ladder"),
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     train: Train | None = None,
@@ -120,34 +141,49 @@ def ladder(
     """Trains and scores ``methods`` (all by default), writes ``out`` after each, and prints the table.
 
     Args:
-        methods: recipes by name; what ``out`` already holds by the same rules is not measured again. Several calls with
-            different methods may run at once and share ``out``.
-        data: images with labels, of 32 px or the world; train and test as in ``evaluate``.
+        methods: recipes by name, all that train an encoder by default; what ``out`` already holds by the same rules is
+            not measured again. Several calls with different methods may run at once and share ``out``.
+        data: images with labels; train and test as in ``evaluate``.
         out: the JSON file of the results.
         samples: training images, a keyed subset; of the test images at most as many.
         cpu_minutes: of the training, summed over threads: 12 are six minutes on two cores.
         threads: of the training and of the scoring. One wastes no CPU time on waiting for another.
         seed: of the subset, the training and the random encoders.
+        labels: the share of them on which all weights are fine-tuned, too (masked methods); 0 for none.
+        image_size: their side in pixels.
+        tests: test images at most.
+        precision: of the scoring's forward passes, ``32`` or ``bf16``.
         runs: where the runs are kept, one folder a method.
         overrides: flags of single methods that differ from their recipe; they are saved with the result.
         train: ``selfsight.pretrain``, or a stand-in for tests.
         say: where progress is told.
     """
-    rules = Rules(data=Path(data).name, samples=samples, cpu_minutes=cpu_minutes, threads=threads, seed=seed)
-    names = list(methods) if methods else list(catalogue.cards())
+    rules = Rules(
+        data=Path(data).name,
+        samples=samples,
+        cpu_minutes=cpu_minutes,
+        threads=threads,
+        seed=seed,
+        labels=labels,
+        image_size=image_size,
+        tests=tests,
+        precision=precision,
+    )
+    names = list(methods) if methods else [name for name, card in catalogue.cards().items() if not card.yields]
     for name in names:
         catalogue.card(name)
     results = _opened(out, rules)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        pair = open_splits(data, image_size=SIZE, limit=samples, seed=seed)
+        learnt, held = open_splits(data, image_size=image_size, limit=samples, seed=seed)
+        pair = learnt, limited(held, tests, seed=seed)
         about = labelled(pair, "the ladder")
         results["data"] = about.facts()
-        how = Settings(seed=seed, place=Place(cache_dir=cache_folder()))
-        flags = {"data": data, "limit": samples, "seed": seed, "threads": threads}
+        how = Settings(seed=seed, precision=precision, place=Place(cache_dir=cache_folder()))
+        flags = {"data": data, "image_size": image_size, "limit": samples, "seed": seed, "threads": threads}
         for name in names:
-            _add_baselines(results, about, baseline_of(name), how)
+            _add_baselines(results, rules, about, baseline_of(name), how)
             if "linear" in results["methods"].get(name, {}):
                 say(f"{name}: measured before")
                 continue
@@ -166,7 +202,7 @@ def ladder(
 
 def encoder_of(name: str) -> Mapping[str, Any]:
     """The flags of the encoder a method climbs with: the small convolutional one, unless it needs another."""
-    kinds = {"tokens": TRANSFORMER, "windows": WINDOWED, "local": LOCAL, "stages": HYBRID}
+    kinds = {"tokens": TRANSFORMER, "tokenizer": TRANSFORMER, "windows": WINDOWED, "local": LOCAL, "stages": HYBRID}
     return kinds.get(catalogue.card(name).needs, CONVOLUTIONAL)
 
 
@@ -231,7 +267,7 @@ def _climb(go: Train, folder: Path, rules: Rules, data: LabelledData, how: Setti
     trained = Contender(name="trained", encoder=subject.encoder, plain=subject.plain)
     return {
         "encoder": called({**baseline_of(folder.name), "backbone": subject.facts()["encoder"]}),
-        **_scores(trained, data, how),
+        **_scores(trained, rules, data, how),
         "epochs": epochs,
         "batch_size": run.settings["resolved"].get("batch_size"),
         "cpu_minutes": round(spent / 60, 2),
@@ -241,24 +277,30 @@ def _climb(go: Train, folder: Path, rules: Rules, data: LabelledData, how: Setti
     }
 
 
-def _scores(who: Contender, data: LabelledData, how: Settings) -> dict[str, Any]:
+def _scores(who: Contender, rules: Rules, data: LabelledData, how: Settings) -> dict[str, Any]:
     near, line = knn(who, data, how), linear_by_lbfgs(who, data, how)
-    return {"knn": near.numbers["top1"], "linear": line.numbers["top1"], "lambda": line.settings["lambda"]}
+    found = {"knn": near.numbers["top1"], "linear": line.numbers["top1"], "lambda": line.settings["lambda"]}
+    if not rules.labels or who.name == "pixels":
+        return found
+    tuned = finetune_on(rules.labels)(who, data, replace(how, **TUNED))
+    return {**found, "finetuned": tuned.numbers["top1"], "finetuning": tuned.settings}
 
 
-def _add_baselines(results: dict[str, Any], data: LabelledData, encoder: Mapping[str, Any], how: Settings) -> None:
+def _add_baselines(
+    results: dict[str, Any], rules: Rules, data: LabelledData, encoder: Mapping[str, Any], how: Settings
+) -> None:
     """Raw pixels once, a random encoder once for each architecture."""
     known = results["baselines"]
     if "pixels" not in known:
         raw = cast(Encoder, RawPixels(channels=3))
-        known["pixels"] = _scores(Contender(name="pixels", encoder=raw, plain=PIXEL_VIEW), data, how)
+        known["pixels"] = _scores(Contender(name="pixels", encoder=raw, plain=PIXEL_VIEW), rules, data, how)
     options = dict(encoder)
     backbone, name = options.pop("backbone"), called(encoder)
     if name not in known:
-        plain = plain_view(SIZE, None)
-        built = build_encoder(backbone, image_size=SIZE, **options)
+        plain = plain_view(rules.image_size, None)
+        built = build_encoder(backbone, image_size=rules.image_size, **options)
         other = random_encoder(built, data.train, plain, seed=how.seed, place=how.place)
-        known[name] = _scores(Contender(name="random", encoder=other, plain=plain), data, how)
+        known[name] = _scores(Contender(name="scratch", encoder=other, plain=plain), rules, data, how)
 
 
 def _opened(out: Path, rules: Rules) -> dict[str, Any]:
@@ -266,11 +308,9 @@ def _opened(out: Path, rules: Rules) -> dict[str, Any]:
     if not out.exists():
         return {"rules": asdict(rules), "baselines": {}, "methods": {}}
     results = json.loads(out.read_text(encoding="utf-8"))
-    differing = [
-        f"{key} {results['rules'].get(key)} -> {v}"
-        for key, v in asdict(rules).items()
-        if results["rules"].get(key) != v
-    ]
+    since = {"labels": 0.0, "image_size": 32, "tests": 10_000, "precision": "32"}  # rules that older files do not name
+    known = since | results["rules"]
+    differing = [f"{key} {known.get(key)} -> {v}" for key, v in asdict(rules).items() if known.get(key) != v]
     if differing:
         raise UserError(f"{out} was measured by other rules ({', '.join(differing)}); give another --out or delete it")
     return results
@@ -298,24 +338,30 @@ def _in_words(entry: Mapping[str, Any]) -> str:
     return f"kNN {percent(entry['knn'])}, linear {percent(entry['linear'])} after {entry['epochs']} epochs"
 
 
+SCORES = {"knn": "kNN", "linear": "linear", "finetuned": "fine-tuned"}
+
+
 def show(results: Mapping[str, Any]) -> None:
     """Prints the ladder, best linear score first, baselines below."""
     minutes = results["rules"]["cpu_minutes"]
+    scores = [score for score in SCORES if score != "finetuned" or results["rules"].get("labels")]
     show_table(
         f"{results['data']['name']}: {results['data']['train']:,} images, {minutes:g} CPU minutes",
-        ["method", "encoder", "kNN", "linear", "epochs", "CPU min"],
-        list(_rows(results)),
+        ["method", "encoder", *(SCORES[score] for score in scores), "epochs", "CPU min"],
+        list(_rows(results, scores)),
     )
 
 
-def _rows(results: Mapping[str, Any]) -> Iterator[list[str]]:
+def _rows(results: Mapping[str, Any], scores: Sequence[str]) -> Iterator[list[str]]:
+    def percents(entry: Mapping[str, Any]) -> list[str]:
+        return [percent(entry.get(score)) for score in scores]
+
     entries = sorted(results["methods"].items(), key=lambda item: -item[1].get("linear", -1))
     for name, entry in entries:
         if "failed" in entry:
-            yield [name, "failed", "-", "-", "-", "-"]
+            yield [name, "failed", *("-" for _ in scores), "-", "-"]
         else:
-            scores = [percent(entry["knn"]), percent(entry["linear"])]
-            yield [name, entry["encoder"], *scores, str(entry["epochs"]), f"{entry['cpu_minutes']:.1f}"]
+            yield [name, entry["encoder"], *percents(entry), str(entry["epochs"]), f"{entry['cpu_minutes']:.1f}"]
     for name, entry in results["baselines"].items():
         title = ["raw pixels", "-"] if name == "pixels" else ["random encoder", name]
-        yield [*title, percent(entry["knn"]), percent(entry["linear"]), "-", "-"]
+        yield [*title, *percents(entry), "-", "-"]

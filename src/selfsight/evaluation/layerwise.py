@@ -28,18 +28,12 @@ from selfsight.batches import Images
 from selfsight.data.loader import plain_batches
 from selfsight.data.protocol import Source
 from selfsight.encoders.protocol import Encoder
-from selfsight.engine.optimisers import build_optimiser, set_rates_
+from selfsight.engine.optimisers import build_optimiser
 from selfsight.errors import UserError
-from selfsight.evaluation.features import Precision, encode, frozen
+from selfsight.evaluation.features import encode, frozen
+from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.score import Score, score
-from selfsight.evaluation.stream import (
-    Place,
-    average_buffers_,
-    average_gradients_,
-    labelled_batches,
-    moved,
-    whole_batch,
-)
+from selfsight.evaluation.stream import Place, average_buffers_, moved
 from selfsight.recipes.recipe import OptimiserSpec, decay_all
 from selfsight.schedules import constant, steps
 from selfsight.views.protocol import Views
@@ -118,31 +112,16 @@ def classifier(width: int, classes: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm1d(width, affine=False), linear)
 
 
-def layerwise(
-    encoder: Encoder,
-    train: Source,
-    test: Source,
-    *,
-    crop: Views[Images],
-    plain: Views[Images],
-    classes: int,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int = 0,
-    precision: Precision = "32",
-    place: Place | None = None,
-) -> tuple[dict[str, Score], Layerwise]:
-    """Each stage's test score, from the input on, and the settings; both sources fully labelled.
+def layerwise(encoder: Encoder, lesson: Lesson) -> tuple[dict[str, Score], Layerwise]:
+    """Each stage's test score, from the input on, and the settings.
 
-    ``crop`` is the training view, ``plain`` the test view. Nothing of the encoder changes, parameters or buffers.
+    Nothing of the encoder changes, parameters or buffers.
     """
-    place = place or Place()
-    standard = Layerwise()
+    place, standard = lesson.place, Layerwise()
     probe = Layerwise(
-        epochs=epochs or standard.epochs,
-        batch_size=whole_batch(batch_size or standard.batch_size, len(train)),
-        lr=standard.lr if lr is None else lr,
+        epochs=lesson.epochs or standard.epochs,
+        batch_size=lesson.batch(standard.batch_size),
+        lr=standard.lr if lesson.lr is None else lesson.lr,
     )
     spec = OptimiserSpec(
         build=partial(SGD, momentum=0.9),
@@ -151,24 +130,19 @@ def layerwise(
         groups=decay_all,
     )
     cast(nn.Module, encoder).to(place.device)
-    heads, optimiser, see = nn.ModuleList(), None, partial(encode, encoder, precision=precision)
-    batches = labelled_batches(train, crop, epochs=probe.epochs, batch_size=probe.batch_size, seed=seed, place=place)
+    heads, optimiser, see = nn.ModuleList(), None, partial(encode, encoder, precision=lesson.precision)
     with frozen(encoder), watched(encoder) as rows:
-        for x, labels, clock in batches:
+        for x, labels, clock in lesson.batches(epochs=probe.epochs, batch_size=probe.batch_size):
             with torch.no_grad():
                 see(x)
             if optimiser is None:  # the widths are known now; equal seeds give equal weights on every process
-                heads = _classifiers(rows, classes, seed).to(place.device)
+                heads = _classifiers(rows, lesson.classes, lesson.seed).to(place.device)
                 optimiser = build_optimiser(spec, heads.named_parameters())
             losses = [cross_entropy(head(row), labels) for head, row in zip(heads, rows.values(), strict=True)]
-            optimiser.zero_grad()
-            torch.stack(losses).sum().backward()
-            average_gradients_(heads.parameters())
-            set_rates_(optimiser, spec, clock)
-            optimiser.step()
+            lesson.update_(optimiser, spec, torch.stack(losses).sum(), clock)
         average_buffers_(heads)
-        answers, positions = _answers(see, rows, list(heads.eval()), _plain_inputs(test, plain, place))
-        known = torch.as_tensor(test.labels)[positions]
+        answers, positions = _answers(see, rows, list(heads.eval()), _plain_inputs(lesson.test, lesson.plain, place))
+        known = torch.as_tensor(lesson.test.labels)[positions]
         return {name: score(answer, known) for name, answer in zip(rows, answers, strict=True)}, probe
 
 

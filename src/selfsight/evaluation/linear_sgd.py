@@ -23,23 +23,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
-from selfsight.batches import Images
-from selfsight.data.protocol import Source
 from selfsight.encoders.protocol import Encoder
-from selfsight.engine.optimisers import LARS, build_optimiser, set_rates_
-from selfsight.evaluation.features import Precision, encode, extract, frozen
+from selfsight.engine.optimisers import LARS, build_optimiser
+from selfsight.evaluation.features import encode, frozen
+from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.score import Score, score
-from selfsight.evaluation.stream import (
-    Place,
-    Progress,
-    average_buffers_,
-    average_gradients_,
-    labelled_batches,
-    whole_batch,
-)
+from selfsight.evaluation.stream import Place, average_buffers_
 from selfsight.recipes.recipe import OptimiserSpec, skip_vectors
 from selfsight.schedules import Curve, constant, steps, warmup_cosine
-from selfsight.views.protocol import Views
 
 Paper = Literal["moco", "mae"]
 
@@ -82,61 +73,30 @@ def optimiser_spec(probe: Probe) -> OptimiserSpec:
     return OptimiserSpec(build=build, lr=rate, weight_decay=constant(0.0), groups=skip_vectors)
 
 
-def linear_sgd(
-    encoder: Encoder,
-    train: Source,
-    test: Source,
-    *,
-    crop: Views[Images],
-    plain: Views[Images],
-    classes: int,
-    paper: Paper = "moco",
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int = 0,
-    precision: Precision = "32",
-    place: Place | None = None,
-    progress: Progress | None = None,
-) -> tuple[Score, Probe]:
-    """Trains one paper's probe on the frozen ``encoder`` and scores it on ``test``; both sources fully labelled.
+def linear_sgd(encoder: Encoder, lesson: Lesson, *, paper: Paper = "moco") -> tuple[Score, Probe]:
+    """Trains one paper's probe on the frozen ``encoder`` and scores it on the lesson's test images.
 
-    ``crop`` is the training view, ``plain`` the test view. ``epochs``, ``batch_size`` and ``lr`` default to the
-    paper's; what was used is returned beside the score. Nothing of the encoder changes, parameters or buffers.
+    Epochs, batch and rate default to the paper's; what was used is returned beside the score. Nothing of the encoder
+    changes, parameters or buffers.
     """
-    place = place or Place()
-    standard = PROBES[paper]
+    place, standard = lesson.place, PROBES[paper]
     probe = replace(
         standard,
-        epochs=epochs or standard.epochs,
-        batch_size=whole_batch(batch_size or standard.batch_size, len(train)),
-        lr=standard.lr if lr is None else lr,
+        epochs=lesson.epochs or standard.epochs,
+        batch_size=lesson.batch(standard.batch_size),
+        lr=standard.lr if lesson.lr is None else lesson.lr,
     )
     cast(nn.Module, encoder).to(place.device)
-    head = classifier(paper, encoder.width, classes, seed=seed).to(place.device)
+    head = classifier(paper, encoder.width, lesson.classes, seed=lesson.seed).to(place.device)
     spec = optimiser_spec(probe)
     optimiser = build_optimiser(spec, head.named_parameters())
-    batches = labelled_batches(train, crop, epochs=probe.epochs, batch_size=probe.batch_size, seed=seed, place=place)
     with frozen(encoder):
-        for x, labels, clock in batches:
+        for x, labels, clock in lesson.batches(epochs=probe.epochs, batch_size=probe.batch_size):
             with torch.no_grad():
-                features = encode(encoder, x, precision=precision)
-            loss = cross_entropy(head(features), labels)
-            optimiser.zero_grad()
-            loss.backward()
-            average_gradients_(head.parameters())
-            set_rates_(optimiser, spec, clock)
-            optimiser.step()
-            if progress:
-                progress(clock, loss.item())
+                features = encode(encoder, x, precision=lesson.precision)
+            lesson.update_(optimiser, spec, cross_entropy(head(features), labels), clock)
     average_buffers_(head)  # batch norm is local to a process while it trains, as in MAE's code
-    held = extract(
-        encoder,
-        test,
-        plain,
-        precision=precision,
-        **vars(place),
-    )
+    held = lesson.tested(encoder)
     return score(_answers(head.eval(), held.x, place), held.labels), probe
 
 

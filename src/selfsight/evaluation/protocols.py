@@ -16,12 +16,15 @@ from selfsight.data.protocol import Source
 from selfsight.data.splits import limited
 from selfsight.encoders.protocol import Encoder
 from selfsight.evaluation import quality
+from selfsight.evaluation.attentive import attentive
 from selfsight.evaluation.features import Features, Precision, encode, extract, frozen
-from selfsight.evaluation.finetune import finetune, labelled_fraction
+from selfsight.evaluation.finetune import by_tokens, finetune, labelled_fraction
 from selfsight.evaluation.knn import knn_score
 from selfsight.evaluation.layerwise import layerwise
+from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.linear import linear_lbfgs
 from selfsight.evaluation.linear_sgd import Paper, linear_sgd
+from selfsight.evaluation.regularisation import MAE, Regularisation
 from selfsight.evaluation.stream import Place, moved
 from selfsight.evaluation.subject import LabelledData, chosen, crop_of, view_of
 from selfsight.views.pipelines import two_views
@@ -46,6 +49,25 @@ class Settings:
     seed: int = 0
     precision: Precision = "32"
     place: Place = field(default_factory=Place)
+    layer_decay: float | None = None
+    regularisation: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The parts of a fine-tuning that are not as its paper has them, by their names."""
+
+    def lesson(self, who: "Contender", data: LabelledData) -> Lesson:
+        """What a protocol that trains is given."""
+        return Lesson(
+            train=data.train,
+            test=data.test,
+            crop=crop_of(who.plain),
+            plain=who.plain,
+            classes=data.classes,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            seed=self.seed,
+            precision=self.precision,
+            place=self.place,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,80 +111,61 @@ def linear_by_lbfgs(who: Contender, data: LabelledData, how: Settings) -> Findin
     return Finding(found.row(), {"lambda": strength, "lambda_from": "a fifth of train, held out by key"})
 
 
-def linear_by_sgd(who: Contender, data: LabelledData, how: Settings) -> Finding:
-    """A paper's probe under augmentation.
+def instead_of_pixels(measure: Measure) -> Measure:
+    """A protocol of an encoder's own features or stages; of raw pixels, ``linear-lbfgs``.
 
-    Raw pixels stand in no paper's probe, and MoCo's rate of 30 would make them diverge: their number is that of
-    ``linear-lbfgs``, the best linear classifier of them.
+    They stand in no paper's probe: MoCo's rate of 30 would make them diverge, and they have neither stages nor tokens.
+    Their number is that of the best linear classifier of them.
     """
-    if who.name == "pixels":
+
+    def measured(who: Contender, data: LabelledData, how: Settings) -> Finding:
+        if who.name != "pixels":
+            return measure(who, data, how)
         found = linear_by_lbfgs(who, data, how)
         return Finding(found.numbers, {"protocol": "linear-lbfgs", **found.settings})
-    found, probe = linear_sgd(
-        who.encoder,
-        data.train,
-        data.test,
-        crop=crop_of(who.plain),
-        plain=who.plain,
-        classes=data.classes,
-        paper=how.paper,
-        epochs=how.epochs,
-        batch_size=how.batch_size,
-        lr=how.lr,
-        seed=how.seed,
-        precision=how.precision,
-        place=how.place,
-    )
+
+    return measured
+
+
+def linear_by_sgd(who: Contender, data: LabelledData, how: Settings) -> Finding:
+    """A paper's probe under augmentation."""
+    found, probe = linear_sgd(who.encoder, how.lesson(who, data), paper=how.paper)
     return Finding(found.row(), dataclasses.asdict(probe))
 
 
-def by_layer(who: Contender, data: LabelledData, how: Settings) -> Finding:
-    """A probe behind each stage. The score is the last stage's: no layer is picked by its test accuracy.
+def by_attention(who: Contender, data: LabelledData, how: Settings) -> Finding:
+    """A probe that attends to the patch tokens."""
+    found, probe = attentive(who.encoder, how.lesson(who, data))
+    return Finding(found.row(), {"feature": "patches", **dataclasses.asdict(probe)})
 
-    Raw pixels have no stages: their number is that of ``linear-lbfgs``.
-    """
-    if who.name == "pixels":
-        found = linear_by_lbfgs(who, data, how)
-        return Finding(found.numbers, {"protocol": "linear-lbfgs", **found.settings})
-    found, probe = layerwise(
-        who.encoder,
-        data.train,
-        data.test,
-        crop=crop_of(who.plain),
-        plain=who.plain,
-        classes=data.classes,
-        epochs=how.epochs,
-        batch_size=how.batch_size,
-        lr=how.lr,
-        seed=how.seed,
-        precision=how.precision,
-        place=how.place,
-    )
+
+def by_layer(who: Contender, data: LabelledData, how: Settings) -> Finding:
+    """A probe behind each stage. The score is the last stage's: no layer is picked by its test accuracy."""
+    found, probe = layerwise(who.encoder, how.lesson(who, data))
     stages = {f"{LAYER}{name}": each.top1 for name, each in found.items()}
     return Finding({**list(found.values())[-1].row(), **stages}, dataclasses.asdict(probe))
 
 
 def finetune_on(fraction: float) -> Measure:
-    """Fine-tuning on a fraction of the labels."""
+    """Fine-tuning on a fraction of the labels; a transformer on all of them has MAE's regularisation.
+
+    On a few labels it has SimCLR's, crop and flip alone, as convolutional encoders do on all.
+    """
 
     def measure(who: Contender, data: LabelledData, how: Settings) -> Finding:
-        labels = np.asarray(data.train.labels)
-        positions = labelled_fraction(labels, fraction, seed=how.seed)
+        lesson, standard = how.lesson(who, data), Regularisation()
+        if fraction < 1:
+            positions = labelled_fraction(np.asarray(data.train.labels), fraction, seed=how.seed)
+            lesson = dataclasses.replace(lesson, train=chosen(data.train, positions))
+        elif by_tokens(who.encoder):
+            standard = MAE
         found, tuning = finetune(
             who.encoder,
-            chosen(data.train, positions) if fraction < 1 else data.train,
-            data.test,
-            crop=crop_of(who.plain),
-            plain=who.plain,
-            classes=data.classes,
+            lesson,
             fraction=fraction,
-            epochs=how.epochs,
-            batch_size=how.batch_size or 256,
-            lr=how.lr,
             scratch=who.name == "scratch",
-            seed=how.seed,
-            precision=how.precision,
-            place=how.place,
+            layer_decay=how.layer_decay,
+            regularisation=dataclasses.replace(standard, **how.regularisation),
         )
         return Finding(found.row(), dataclasses.asdict(tuning))
 
@@ -220,8 +223,9 @@ def _alignment(who: Contender, source: Source, how: Settings) -> float:
 MEASURES: dict[str, Measure] = {
     "knn": knn,
     "linear-lbfgs": linear_by_lbfgs,
-    "linear-sgd": linear_by_sgd,
-    "layerwise": by_layer,
+    "linear-sgd": instead_of_pixels(linear_by_sgd),
+    "attentive": instead_of_pixels(by_attention),
+    "layerwise": instead_of_pixels(by_layer),
     "finetune-1": finetune_on(0.01),
     "finetune-10": finetune_on(0.1),
     "finetune-100": finetune_on(1.0),

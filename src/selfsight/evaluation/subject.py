@@ -35,6 +35,8 @@ class Subject:
     @property
     def masked(self) -> bool:
         """Whether the run's method predicts what is masked: then MAE's linear probe is its paper's."""
+        if self.run is not None and self.run.imported:
+            return self.run.imported.get("probe") == "mae"
         return self.run is not None and catalogue.entry(self.run.method).family == "masked"
 
     def facts(self) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def open_subject(
             raise UserError(f"{type(run).__name__} does not say its image_size; give the evaluation view as plain=")
         return Subject(encoder=cast(Encoder, run), plain=plain or plain_view(cast(int, size), IMAGENET))
     opened = run if isinstance(run, OpenRun) else open_run(cast(Path, run))
-    plain = plain or opened.assembly.recipe.views.plain
+    plain = plain or opened.plain
     encoder = _with_head(opened, which, head_layers) if head_layers else opened.encoder(which)
     return Subject(encoder=encoder, plain=plain, run=opened, which=which, head_layers=head_layers)
 

@@ -16,10 +16,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import softplus
 
 from selfsight.losses.blockwise import log_sum_exp
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 
 Temperature = float | Float[Tensor, ""]
 
@@ -109,9 +109,9 @@ def paired(
     if n == 1:
         raise ValueError("the loss got a batch of one image, which has no negatives; give at least two")
     root = temperature**0.5  # on both sides of the product, so that it stays symmetric
-    anchors = candidates = normalize(full(torch.cat([z1, z2])), dim=1) / root
+    anchors = candidates = unit(torch.cat([z1, z2]), dim=1) / root
     if all1 is not z1 or all2 is not z2:
-        candidates = normalize(full(torch.cat([all1, all2])), dim=1) / root
+        candidates = unit(torch.cat([all1, all2]), dim=1) / root
     own = torch.arange(offset, offset + b, device=z1.device)
     own = torch.stack([torch.cat([own, own + n]), torch.cat([own + n, own])], dim=1)
     return Pairs(anchors, candidates, own, (anchors[:b] * anchors[b:]).sum(dim=1).repeat(2))
@@ -176,13 +176,13 @@ def info_nce(
     >>> info_nce(q, q, temperature=0.07, negatives=queue)  # all alike: log(1 + 7)
     tensor(2.0794)
     """
-    anchors = normalize(full(q), dim=1) / temperature
-    keys = normalize(full(k), dim=1)
+    anchors = unit(q, dim=1) / temperature
+    keys = unit(k, dim=1)
     if negatives is None:
         if skip is not None:
             raise ValueError("info_nce got skip without negatives; without negatives the other rows of k are used")
         candidates, skip = keys, torch.arange(len(q), device=q.device)[:, None]
     else:
-        candidates = normalize(full(negatives), dim=1)
+        candidates = unit(negatives, dim=1)
     positive = (anchors * keys).sum(dim=1)
     return softplus(log_sum_exp(anchors, candidates, skip=skip) - positive).mean()

@@ -11,10 +11,9 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from selfsight.losses.contrastive import Temperature, everyone, paired
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 
 
 def decoupled(
@@ -54,7 +53,7 @@ def von_mises_fisher_weights(
     """The weights of DCLW: 2 minus a softmax over the pairs of views, scaled to a mean of 1; without gradient."""
     if sigma <= 0:
         raise ValueError(f"sigma must be greater than 0; got {sigma}")
-    cosines = (normalize(full(z1), dim=1) * normalize(full(z2), dim=1)).sum(dim=1)
+    cosines = (unit(z1, dim=1) * unit(z2, dim=1)).sum(dim=1)
     scaled = cosines / sigma
     return 2 - (scaled - scaled.logsumexp(dim=0) + math.log(len(z1))).exp()
 

@@ -73,6 +73,6 @@ def masked_distillation(
     1.3863
     """
     log_p = (full(student) / temperature).log_softmax(dim=-1)
-    hidden = masked.sum(dim=1, keepdim=True).clamp_min(1)
-    weight = (masked / hidden)[masked].to(log_p.dtype)
+    shares = masked.to(log_p.dtype) / masked.sum(dim=1, keepdim=True).clamp_min(1)
+    weight = shares[masked]
     return -(weight * (teacher.to(log_p.dtype) * log_p).sum(dim=-1)).sum() / len(masked)

@@ -3,10 +3,9 @@ r"""Contrast of groups: a member picks the other members of its group out of all
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from selfsight.losses.blockwise import log_sum_exp
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 
 
 def grouped_contrast(
@@ -38,10 +37,10 @@ def grouped_contrast(
     if not 0 <= offset <= n - b:
         raise ValueError(f"grouped_contrast got offset {offset} for {b} groups among {n}")
     root = temperature**0.5  # on both sides of the product, so that it stays symmetric
-    groups = normalize(full(z), dim=2) / root
+    groups = unit(z, dim=2) / root
     anchors = candidates = groups.flatten(0, 1)
     if everyone is not None:
-        candidates = normalize(full(everyone), dim=2).flatten(0, 1) / root
+        candidates = unit(everyone, dim=2).flatten(0, 1) / root
     own = torch.arange(offset * v, (offset + b) * v, device=z.device)[:, None]
     positive = ((groups * groups.sum(dim=1, keepdim=True)).sum(dim=2) - groups.square().sum(dim=2)) / (v - 1)
     loss = (log_sum_exp(anchors, candidates, skip=own) - positive.flatten()).mean()

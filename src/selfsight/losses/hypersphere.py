@@ -12,11 +12,10 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from selfsight.losses.blockwise import log_sum_exp
 from selfsight.losses.contrastive import everyone
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 
 
 def alignment(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], *, alpha: float = 2.0) -> Float[Tensor, ""]:
@@ -28,7 +27,7 @@ def alignment(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], *, alpha: float 
     >>> alignment(x, -x)
     tensor(4.)
     """
-    distance = torch.linalg.vector_norm(normalize(full(x), dim=1) - normalize(full(y), dim=1), dim=1)
+    distance = torch.linalg.vector_norm(unit(x, dim=1) - unit(y, dim=1), dim=1)
     return distance.pow(alpha).mean()
 
 
@@ -44,7 +43,7 @@ def uniformity(x: Float[Tensor, "n d"], *, t: float = 2.0) -> Float[Tensor, ""]:
     n = len(x)
     if n < 2:
         raise ValueError(f"uniformity needs at least 2 samples, got {n}")
-    x = normalize(full(x), dim=1) * (2 * t) ** 0.5  # |a - b|^2 = 2 - 2ab
+    x = unit(x, dim=1) * (2 * t) ** 0.5  # |a - b|^2 = 2 - 2ab
     each = log_sum_exp(x, x, skip=torch.arange(n, device=x.device)[:, None])
     return each.logsumexp(dim=0) - (2 * t + math.log(n * (n - 1)))
 
@@ -104,7 +103,7 @@ def align_uniform_with_queue(
     whole = q if all_q is None else all_q
     b, n = len(whole), len(negatives)
     root = (2 * t) ** 0.5
-    x, queue = normalize(full(whole), dim=1) * root, normalize(full(negatives), dim=1) * root
+    x, queue = unit(whole, dim=1) * root, unit(negatives, dim=1) * root
     each = [log_sum_exp(x, queue).logsumexp(dim=0)]
     if b > 1:
         within = log_sum_exp(x, x, skip=torch.arange(b, device=x.device)[:, None])

@@ -17,9 +17,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import softplus
 
-from selfsight.losses.precision import full, no_autocast
+from selfsight.losses.precision import full, no_autocast, unit
 
 
 class Matches(NamedTuple):
@@ -106,7 +106,7 @@ def pixel_consistency(
     >>> round(pixel_consistency(y, y, y, y, match(box, box, size=(2, 2), threshold=0.7)).item(), 4)
     -4.0
     """
-    y1, y2, t1, t2 = (normalize(full(x), dim=-1) for x in (y1, y2, t1, t2))
+    y1, y2, t1, t2 = (unit(x, dim=-1) for x in (y1, y2, t1, t2))
     with no_autocast(y1):
         return -2 * (_agreement(y1 @ t2.mT, matches.near) + _agreement(y2 @ t1.mT, matches.near.mT))
 
@@ -138,7 +138,7 @@ def pixel_contrast(
     >>> pixel_contrast(y, y, y, y, match(box, box, size=(7, 7), threshold=0.7), temperature=0.3)  # all alike: log(49)
     tensor(3.8918)
     """
-    y1, y2, t1, t2 = (normalize(full(x), dim=-1) for x in (y1, y2, t1, t2))
+    y1, y2, t1, t2 = (unit(x, dim=-1) for x in (y1, y2, t1, t2))
     with no_autocast(y1):
         there = _choice(y1 @ t2.mT / temperature, matches.near, matches.inside1)
         back = _choice(y2 @ t1.mT / temperature, matches.near.mT, matches.inside2)

@@ -75,6 +75,21 @@ def masked_mse(
     return error.square().mean()
 
 
+def weighted_mse(
+    prediction: Float[Tensor, "b n p"], target: Float[Tensor, "b n p"], weight: Float[Tensor, "b n"]
+) -> Float[Tensor, ""]:
+    r"""The mean squared error of vectors that count by ``weight``, over all images together (LocalMIM).
+
+    .. math:: L = \frac{\sum_{b,i} w_{b,i} \frac1p \lVert \hat x_{b,i} - t_{b,i} \rVert^2}{\sum_{b,i} w_{b,i}}
+
+    >>> prediction, target = torch.tensor([[[1.0], [5.0]]]), torch.tensor([[[3.0], [0.0]]])
+    >>> float(weighted_mse(prediction, target, torch.tensor([[0.25, 0.75]])))
+    19.75
+    """
+    error = (full(prediction) - full(target)).square().mean(dim=-1)
+    return (error * weight.to(error)).sum() / weight.to(error).sum()
+
+
 def masked_l1(
     prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"], hidden: Bool[Tensor, "b h w"]
 ) -> Float[Tensor, ""]:

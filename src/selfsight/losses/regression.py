@@ -2,9 +2,8 @@
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 
 
 def cosine_regression(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
@@ -19,4 +18,4 @@ def cosine_regression(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"]) -> Float
     >>> cosine_regression(p, 3 * p), cosine_regression(p, -p)
     (tensor(0.), tensor(4.))
     """
-    return (normalize(full(p), dim=1) - normalize(full(z), dim=1)).square().sum(dim=1).mean()
+    return (unit(p, dim=1) - unit(z, dim=1)).square().sum(dim=1).mean()

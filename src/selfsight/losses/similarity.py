@@ -2,9 +2,8 @@
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 
 
 def negative_cosine(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
@@ -20,4 +19,4 @@ def negative_cosine(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"]) -> Float[T
     >>> negative_cosine(p, 3 * p), negative_cosine(p, -p)
     (tensor(-1.), tensor(1.))
     """
-    return -(normalize(full(p), dim=1) * normalize(full(z), dim=1)).sum(dim=1).mean()
+    return -(unit(p, dim=1) * unit(z, dim=1)).sum(dim=1).mean()

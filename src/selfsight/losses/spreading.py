@@ -5,10 +5,9 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  # torch's own
 
-from selfsight.losses.precision import full, no_autocast
+from selfsight.losses.precision import no_autocast, unit
 
 _ENTRIES = 1 << 20
 """Scores that are held at a time."""
@@ -54,8 +53,8 @@ def invariance_and_spreading(
         )
     if weight < 1:
         raise ValueError(f"the weight of the negatives is {weight:g}; below 1 their probabilities can pass 1")
-    anchors = normalize(full(torch.cat([z1, z2])), dim=1)
-    keys = normalize(full(torch.cat([all1, all2])), dim=1)
+    anchors = unit(torch.cat([z1, z2]), dim=1)
+    keys = unit(torch.cat([all1, all2]), dim=1)
     if detach_keys:
         keys = keys.detach()
     own = torch.arange(offset, offset + b, device=z1.device)

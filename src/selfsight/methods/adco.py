@@ -43,14 +43,13 @@ from collections.abc import Iterable, Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from selfsight.batches import MultiCrop
 from selfsight.distributed import gather, rank
 from selfsight.encoders.protocol import Encoder
 from selfsight.losses.blockwise import log_sum_exp
 from selfsight.losses.contrastive import info_nce
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 from selfsight.method import Clock, Method, Objective, Schedule, Steps
 from selfsight.parts.momentum import ema_, target_of
 
@@ -106,7 +105,7 @@ class AdCo(Method[MultiCrop]):
     def step(self, batch: MultiCrop, clock: Clock) -> Steps:
         x1, x2 = self._pair(batch)
         h = [self.encoder(x) for x in ((x1, x2) if self.symmetric else (x1, *batch.small))]
-        q = [normalize(full(self.projector(y)), dim=1) for y in h]
+        q = [unit(self.projector(y), dim=1) for y in h]
         keys = [self.keys(x) for x in ((x2, x1) if self.symmetric else (x2,))]
         pairs = list(zip(q, keys if self.symmetric else keys * len(q), strict=True))
         weight = 0.5 if self.symmetric else 1.0
@@ -155,7 +154,7 @@ class AdCo(Method[MultiCrop]):
         # the first process draws for all; its generator is reseeded with each step, so a resumed run draws the same
         order = gather(torch.randperm(len(everyone)).to(x.device))[: len(everyone)]
         mine = everyone[order[rank() * b : (rank() + 1) * b]]
-        k = normalize(full(self.key_projector(self.key_encoder(mine))), dim=1)
+        k = unit(self.key_projector(self.key_encoder(mine)), dim=1)
         return gather(k)[order.argsort()]
 
     def _filling(self) -> bool:
@@ -182,7 +181,7 @@ class AdCo(Method[MultiCrop]):
 
     @torch.no_grad()
     def _key_share(self, q: Float[Tensor, "b d"], keys: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-        q, bank = q / self.adversary_temperature, normalize(full(self.adversaries), dim=1)
+        q, bank = q / self.adversary_temperature, unit(self.adversaries, dim=1)
         return torch.sigmoid(log_sum_exp(q, keys) - log_sum_exp(q, bank)).mean()
 
     def _beside(self, q: Float[Tensor, "b d"], keys: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:

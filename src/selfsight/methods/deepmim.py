@@ -23,7 +23,8 @@ Plain targets have :math:`\alpha_l = 1` everywhere. Hybrid ones have 0, 1/3, 2/3
   patches. Decoders share nothing but their fixed positions.
 - Hybrid targets are off by default, as in the paper, for their cost. What the frozen MAE sees is here what the encoder
   sees, the visible patches, and the blend is of normalised pixels, where both models predict these: the paper's
-  equation says neither, and no code of it was published.
+  equation says neither, and no code of it was published. The frozen MAE's weights are not saved with the run, but a
+  checksum of them is: a run that goes on with another one is refused.
 - Masks come with the batch, as in MAE's file.
 """
 
@@ -38,6 +39,7 @@ from selfsight.batches import MaskedImages
 from selfsight.encoders.protocol import LayeredEncoder
 from selfsight.losses.deep import deep_masked_mse, hybrid_target
 from selfsight.method import Clock, Method, Objective, Steps
+from selfsight.parts.fingerprint import fingerprint
 from selfsight.parts.reconstruction import Reconstruction, pixel_targets, reconstructed
 
 
@@ -53,10 +55,12 @@ class DeepMIM(Method[MaskedImages]):
     """DeepMIM; ``decoders`` has one of MAE's for each supervised block, numbered from 1, the last block among them.
 
     ``shares`` are the hybrid targets' :math:`\\alpha` of each such block; without, all targets are plain. ``guide``
-    reconstructs for them. It stays as it is and is no part of the state: a run that is only opened again needs none.
+    reconstructs for them. It stays as it is and is no part of the state, which keeps its checksum alone: a run that is
+    only opened again needs none.
     """
 
     encoder: LayeredEncoder  # pyright: ignore[reportIncompatibleVariableOverride]  # no other will do
+    guide_sum: Tensor
 
     def __init__(
         self,
@@ -77,6 +81,9 @@ class DeepMIM(Method[MaskedImages]):
         self.shares = None if shares is None else tuple(shares[block] for block in self.blocks)
         # in a tuple, so that it is no submodule: neither saved, nor trained, nor ever in training mode
         self._guide = (None if guide is None else guide.eval().requires_grad_(False),)
+        self._same = False
+        if self.shares is not None:
+            self.register_buffer("guide_sum", torch.tensor(0 if guide is None else fingerprint(guide)))
 
     def step(self, batch: MaskedImages, clock: Clock) -> Steps:
         token, predictions = self.predict(batch.x, batch.visible)
@@ -108,6 +115,10 @@ class DeepMIM(Method[MaskedImages]):
         (guide,) = self._guide
         if guide is None:
             raise ValueError("this run was opened without the one that its hybrid targets need; it cannot be trained")
+        if not self._same:
+            if int(self.guide_sum) != fingerprint(guide):
+                raise ValueError("the run of --hybrid is not the one that this run was begun with: its weights differ")
+            self._same = True
         model: Guide = guide.to(batch.x.device)  # pyright: ignore[reportAssignmentType]
         return model.predict(batch.x, batch.visible)[1]
 

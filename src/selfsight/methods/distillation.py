@@ -44,6 +44,8 @@ class Distillation(Method[Images]):
     by their place in the source, -1 where unknown.
     """
 
+    by_index = True
+
     labels: Tensor
 
     def __init__(

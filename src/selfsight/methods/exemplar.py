@@ -41,6 +41,8 @@ from selfsight.method import Clock, Method, Objective, Steps
 class Exemplar(Method[Exemplars]):
     """Exemplar-CNN; ``head`` maps the pooled feature to a logit for each class, which is an image's index."""
 
+    by_index = True
+
     def __init__(self, encoder: Encoder, head: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder

@@ -33,6 +33,8 @@ class FineTuning(Method[Images]):
     it is trained on, by their place in the source, and no part of the state. The classifier starts at zero.
     """
 
+    by_index = True
+
     labels: Tensor
 
     def __init__(

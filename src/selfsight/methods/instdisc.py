@@ -37,14 +37,13 @@ from collections.abc import Iterable, Mapping
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from selfsight.batches import Images
 from selfsight.distributed import gather, rank, shared_generator, world_size
 from selfsight.encoders.protocol import Encoder
 from selfsight.losses.instance import instance_softmax
 from selfsight.losses.nce import nce, sampled_softmax
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 from selfsight.method import Clock, Method, Objective, Steps
 from selfsight.parts.memory import Bank
 from selfsight.parts.partition import Partition
@@ -59,6 +58,8 @@ class InstDisc(Method[Images]):
 
     ``watch`` has the encoder's output as ``feature``, and as ``projection`` the embeddings before their bank rows.
     """
+
+    by_index = True
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class InstDisc(Method[Images]):
     def step(self, batch: Images, clock: Clock) -> Steps:
         drawn = self.draw(batch.index)
         h = self.encoder(batch.x)
-        f = normalize(full(self.projector(h)), dim=1)
+        f = unit(self.projector(h), dim=1)
         own = self.bank.vectors[batch.index]
         loss = self.loss(f, batch.index, drawn)
         if self.proximal:

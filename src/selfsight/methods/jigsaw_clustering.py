@@ -19,7 +19,8 @@ Three positives share a denominator: without its factor :math:`L_{clu}` never fa
 
 **Shortcuts**: pieces that stand side by side never belong together, so edges that go on tell nothing; where a piece
 stands in its montage says nothing of where it was, so the padding at the border does not either; and each piece has
-colours, crop and blur of its own.
+colours, crop and blur of its own. Of a lens's coloured fringes the flip hides left and right, nothing hides top and
+bottom: of images with strong ones the rows of pieces can be told by them.
 
 **Differences** between the paper, the official code (dvlab-research/JigsawClustering, 5d64a43) and this file:
 

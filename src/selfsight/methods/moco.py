@@ -36,13 +36,12 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from selfsight.batches import TwoViews
 from selfsight.distributed import gather, rank
 from selfsight.encoders.protocol import Encoder
 from selfsight.losses.contrastive import QueueLoss, info_nce
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 from selfsight.method import Clock, Method, Objective, Schedule, Steps
 from selfsight.parts.memory import Queue
 from selfsight.parts.momentum import ema_, target_of
@@ -84,7 +83,7 @@ class MoCo(Method[TwoViews]):
     def step(self, batch: TwoViews, clock: Clock) -> Steps:
         pairs = [(batch.x1, batch.x2), (batch.x2, batch.x1)] if self.symmetric else [(batch.x1, batch.x2)]
         h = [self.encoder(x) for x, _ in pairs]
-        q = [normalize(full(self.projector(x)), dim=1) for x in h]
+        q = [unit(self.projector(x), dim=1) for x in h]
         all_k = [self.keys(x) for _, x in pairs]
         b = len(batch.x1)
         k = [x[rank() * b : (rank() + 1) * b] for x in all_k]
@@ -114,5 +113,5 @@ class MoCo(Method[TwoViews]):
         # the first process draws for all; its generator is reseeded with each step, so a resumed run draws the same
         order = gather(torch.randperm(len(everyone)).to(x.device))[: len(everyone)]
         mine = everyone[order[rank() * b : (rank() + 1) * b]]
-        k = normalize(full(self.key_projector(self.key_encoder(mine))), dim=1)
+        k = unit(self.key_projector(self.key_encoder(mine)), dim=1)
         return gather(k)[order.argsort()]

@@ -39,13 +39,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from selfsight.batches import MultiCrop
 from selfsight.distributed import gather
 from selfsight.encoders.protocol import Encoder
 from selfsight.losses.instance import instance_softmax
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 from selfsight.method import Clock, Method, Objective, Steps
 from selfsight.parts.memory import latest
 from selfsight.parts.rows import Rows
@@ -60,6 +59,8 @@ class PIC(Method[MultiCrop]):
     ``watch`` has the encoder's output for the first crop as ``feature``, and as ``projection`` the head's for that crop
     before the weights of their classes.
     """
+
+    by_index = True
 
     recent: Int[Tensor, " k"]
 
@@ -86,11 +87,11 @@ class PIC(Method[MultiCrop]):
     def step(self, batch: MultiCrop, clock: Clock) -> Steps:
         recent = latest(gather(batch.index), self.recent)
         rows = recent.sort().values
-        w = normalize(full(self.classes(rows)), dim=1)
+        w = unit(self.classes(rows), dim=1)
         target = torch.searchsorted(rows, batch.index)
 
         h = [self.encoder(x) for x in (*batch.large, *batch.small)]
-        z = [normalize(full(self.projector(x)), dim=1) for x in h]
+        z = [unit(self.projector(x), dim=1) for x in h]
         losses = [self.loss(x, w, target) for x in z[: len(batch.large)]]
         losses += [self.loss(x, w.detach(), target) for x in z[len(batch.large) :]]
 

@@ -39,7 +39,7 @@ each in both directions (PixContrast averages them, PixPro adds them). The targe
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from selfsight.batches import LocatedViews
@@ -112,7 +112,7 @@ class PixPro(Method[LocatedViews]):
         moved = yield Objective(
             loss,
             log={"pairs": matches.near.sum(dim=(1, 2)).to(loss.dtype).mean(), "pixel_std": spread(t1)},
-            watch={"feature": _pooled(h1, h2), "projection": _pooled(z1, z2)},
+            watch={"feature": _pooled(h1, h2), "projection": _of_one_place(as_rows(z1), as_rows(z2), matches.near)},
         )
         if moved:
             m = self.momentum(clock)
@@ -135,3 +135,16 @@ class PixPro(Method[LocatedViews]):
 @torch.no_grad()
 def _pooled(first: Float[Tensor, "b d y x"], second: Float[Tensor, "b d y x"]) -> Float[Tensor, "n d"]:
     return torch.cat([first, second]).detach().mean(dim=(2, 3))
+
+
+@torch.no_grad()
+def _of_one_place(
+    first: Float[Tensor, "b n d"], second: Float[Tensor, "b m d"], near: Bool[Tensor, "b n m"]
+) -> Float[Tensor, "k d"]:
+    """A place of each image as both views see it: pooled, images look alike that no pixel of theirs does.
+
+    Where the views share none, it is the first pixel of each.
+    """
+    pair = near.flatten(1).to(first.dtype).argmax(dim=1)
+    one = torch.arange(len(near), device=near.device)
+    return torch.cat([first[one, pair // near.shape[2]], second[one, pair % near.shape[2]]]).detach()

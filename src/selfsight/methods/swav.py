@@ -34,13 +34,12 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from selfsight.batches import MultiCrop
 from selfsight.distributed import gather, rank, world_size
 from selfsight.encoders.protocol import Encoder
 from selfsight.losses.clustering import sinkhorn, swapped_prediction
-from selfsight.losses.precision import full
+from selfsight.losses.precision import unit
 from selfsight.method import Clock, Method, Objective, Steps
 from selfsight.parts.memory import Queue
 from selfsight.parts.prototypes import Prototypes
@@ -91,7 +90,7 @@ class SwAV(Method[MultiCrop]):
         h = self.encoder(torch.cat(batch.large))
         if batch.small:
             h = torch.cat([h, self.encoder(torch.cat(batch.small))])
-        z = normalize(full(self.projector(h)), dim=1)
+        z = unit(self.projector(h), dim=1)
         scores = self.prototypes(z)
 
         b, large = len(batch.index), len(batch.large)

@@ -33,7 +33,7 @@ class MaskedDecoder(nn.Module):
         self.register_buffer("positions", sincos_2d(width, *patches)[None], persistent=False)
         self.blocks = nn.Sequential(*[Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)])
         self.norm = norm(width)
-        self.predict = nn.Linear(width, outputs)
+        self.predict: nn.Module = nn.Linear(width, outputs)
         xavier_(self)
         nn.init.normal_(self.mask_token, std=0.02)
 

@@ -3,7 +3,6 @@
 # pyright: reportUnknownMemberType=false
 # torch types its layers' constructors loosely
 
-import zlib
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from selfsight.encoders.protocol import Encoder
 from selfsight.losses.precision import full, no_autocast
+from selfsight.parts.fingerprint import fingerprint
 
 
 class CodeHead(nn.Conv2d):
@@ -51,8 +51,7 @@ class Tokenizer(nn.Module):
 
     def fingerprint(self) -> int:
         """A checksum of all weights: two tokenizers that set the same task have the same."""
-        whole = torch.cat([p.detach().float().flatten().cpu() for p in self.parameters()])
-        return zlib.crc32(whole.numpy().tobytes())
+        return fingerprint(self)
 
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "b c h w"]) -> Int[Tensor, "b y x"]:

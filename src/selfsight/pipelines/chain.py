@@ -7,9 +7,11 @@ OUT/summary.json        the score of each stage beside its baselines
 """
 
 import json
+import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from selfsight.engine.checkpoint import write_atomically
 from selfsight.engine.launch import is_launched
 from selfsight.engine.loop import Ending
 from selfsight.engine.start import Say
-from selfsight.errors import UserError
+from selfsight.engine.stored import read_plain
+from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation.evaluate import NAMES
 from selfsight.evaluation.table import percent, show_table
 
@@ -61,10 +64,12 @@ def settle(
         raise UserError("a pipeline starts its own processes; call it once, with --devices")
     path = folder / SETTINGS
     if path.exists() and not overwrite:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found.get("pipeline") != name or found.get("format", FORMAT + 1) > FORMAT:
+        found = read_plain(path, "a pipeline's settings")
+        if not isinstance(found, dict) or found.get("pipeline") != name or found.get("format") not in range(FORMAT + 1):
             raise UserError(f"{path} is not what this version's {name} has written; choose another --out")
-        before = found["settings"]
+        before = found.get("settings")
+        if not isinstance(before, dict):
+            raise UserError(f"{path} is damaged; write it anew with --overwrite, or choose another --out")
         other = [k for k in sorted(given) if asked[k] != before.get(k)]
         fixed = [k for k in other if k not in later or _has_learnt(folder / later[k])]
         if fixed:
@@ -103,11 +108,7 @@ def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, a
         place = folder / stage.name
         if not (place / "encoder.safetensors").exists():
             say(f"{stage.name}: {stage.what}")
-            how: dict[str, Any] = {}
-            if (place / "checkpoints" / "last.pt").exists():
-                how["resume"] = True
-            elif (place / "run.yaml").exists():
-                how["overwrite"] = True  # stopped before its first checkpoint
+            how = how_to_begin(place)
             if until is not None:
                 how["max_time"] = f"{max(until - time.monotonic(), 0.01):.2f}s"
             ended = stage.run(place, how)
@@ -120,17 +121,27 @@ def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, a
     return "done"
 
 
+def how_to_begin(place: Path) -> dict[str, Any]:
+    """The flags of a run that may have been begun before: it goes on from its last checkpoint, if it has one."""
+    if (place / "checkpoints" / "last.pt").exists():
+        return {"resume": True}
+    return {"overwrite": True} if (place / "run.yaml").exists() else {}
+
+
 def write_summary(folder: Path, stages: Sequence[Stage]) -> dict[str, Any]:
     """``summary.json``: for each measured stage its score and its baselines', as its own JSON has them."""
     rows: dict[str, Any] = {}
     for stage in stages:
         path = folder / stage.name / "evaluation" / f"{stage.protocol}.json"
         if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_plain(path, "an evaluation, delete it to measure again")
             kept = ("protocol", "encoder", "settings", "scores", "baselines", "data")
+            if not isinstance(found, dict) or not found.keys() >= {*kept}:
+                raise UserError(f"{path} is damaged; delete it, and the same command measures again")
             rows[stage.name] = {"what": stage.what, **{key: found[key] for key in kept}}
     summary = {"format": FORMAT, "stages": rows}
-    write_atomically(folder / SUMMARY, (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / SUMMARY, text.encode(errors="backslashreplace"))
     return summary
 
 
@@ -142,3 +153,20 @@ def show_summary(folder: Path, title: str) -> None:
         beside = ", ".join(f"{NAMES[who]} {percent(other['top1'])}" for who, other in row["baselines"].items())
         rows.append([name, row["what"], row["encoder"], percent(row["scores"]["top1"]), beside])
     show_table(title, ["stage", "what", "encoder", "top-1", "beside"], rows)
+
+
+def plain_setting(name: str, value: Any) -> Any:
+    """A setting as pipeline.yaml has it, with paths that hold from any folder."""
+    if value is not None and name in ("data", "labels") and Path(value).exists():
+        return str(Path(value).resolve())
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def named_after(stage: str) -> Iterator[None]:
+    """What is refused or fails names the pipeline's own flags: ``--finetune-lr`` for a stage's ``--lr``."""
+    try:
+        yield
+    except (UserError, TrainingError) as error:
+        text = re.sub(r"--accumulate \d+ [^,;]*, ", "", str(error))  # which pipelines do not have
+        raise type(error)(re.sub(r"--(epochs|batch-size|lr)\b", rf"--{stage}-\1", text)) from error

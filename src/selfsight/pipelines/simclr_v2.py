@@ -8,9 +8,7 @@ asked for, it learns from that one.
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from selfsight.engine.loop import Ending
 from selfsight.engine.machine import pick_device, pick_precision
 from selfsight.engine.run import open_run
 from selfsight.engine.start import Say
-from selfsight.errors import TrainingError, UserError
+from selfsight.errors import UserError
 from selfsight.evaluation.classifier import NAME, Labels, evaluate_classifier, open_labels
 from selfsight.evaluation.evaluate import measure, save, show
 from selfsight.evaluation.processes import processes
@@ -31,7 +29,17 @@ from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import open_subject
 from selfsight.flags import Device, Flags, Optimiser, Precision
 from selfsight.flags import seconds as seconds_of
-from selfsight.pipelines.chain import SETTINGS, SUMMARY, Stage, begin, carry_out, settle, show_summary
+from selfsight.pipelines.chain import (
+    SETTINGS,
+    SUMMARY,
+    Stage,
+    begin,
+    carry_out,
+    named_after,
+    plain_setting,
+    settle,
+    show_summary,
+)
 from selfsight.pipelines.stages import facts_of, run_stage
 from selfsight.pretraining import run_from_flags
 from selfsight.recipes.assembly import Assembly, assemble
@@ -143,7 +151,7 @@ def simclr_v2(
     asked = {name: value for name, value in locals().items() if name in _LEARNING}
     given = {name for name, value in asked.items() if value is not None}
     tell = say or (lambda text: None)
-    plain = {name: _plain(name, DEFAULTS.get(name) if value is None else value) for name, value in asked.items()}
+    plain = {name: plain_setting(name, DEFAULTS.get(name) if value is None else value) for name, value in asked.items()}
     chain = _Chain(
         settings=settle(out, "simclr_v2", plain, given, later=LATER, overwrite=overwrite),
         execution={
@@ -177,23 +185,6 @@ _EXECUTION = frozenset(
     "out device devices precision workers threads max_time save_minutes report overwrite say".split()
 )
 _LEARNING = frozenset(simclr_v2.__annotations__) - _EXECUTION - {"return"}
-
-
-def _plain(name: str, value: Any) -> Any:
-    """A setting as pipeline.yaml has it, with paths that hold from any folder."""
-    if value is not None and name in ("data", "labels") and Path(value).exists():
-        return str(Path(value).resolve())
-    return str(value) if isinstance(value, Path) else value
-
-
-@contextmanager
-def _named_after(stage: str) -> Iterator[None]:
-    """What is refused or fails names the pipeline's own flags: ``--finetune-lr`` for a stage's ``--lr``."""
-    try:
-        yield
-    except (UserError, TrainingError) as error:
-        text = re.sub(r"--accumulate \d+ [^,;]*, ", "", str(error))  # which pipelines do not have
-        raise type(error)(re.sub(r"--(epochs|batch-size|lr)\b", rf"--{stage}-\1", text)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +227,7 @@ class _Chain:
         if not 0 <= how["label_weight"] < 1:
             raise UserError(f"--label-weight is {how['label_weight']}; it lies from 0, without labels, to below 1")
         for stage in ("pretrain", "finetune", "distill"):
-            with _named_after(stage):
+            with named_after(stage):
                 Flags(**self.flags(stage)).check()
         flags = self.pretraining
         flags.check()
@@ -249,7 +240,7 @@ class _Chain:
             batch = how[f"{stage}_batch_size"]
             if batch is not None and batch > images:
                 raise UserError(f"--{stage}-batch-size is {batch}, but there are {images} {which}; use fewer")
-        with _named_after("pretrain"):
+        with named_after("pretrain"):
             made = assemble("simclr_v2", flags, {}, samples=len(whole), native=whole.native)
         self.check_later(made, native=whole.native, samples={"finetune": kept, "distill": len(whole)})
         return labels
@@ -265,7 +256,7 @@ class _Chain:
             ("distill", {**shared, "backbone": how["student"] or how["backbone"]}, {"teacher": "", "classes": ["any"]}),
         ]
         for stage, flags, hyper in later:
-            with _named_after(stage):
+            with named_after(stage):
                 assemble(
                     stage,
                     Flags(**self.flags(stage, **flags)),
@@ -300,7 +291,7 @@ class _Chain:
     def _stage(self, name: str, what: str, kind: str, argument: Path, own: Mapping[str, Any]) -> Stage:
         def run(folder: Path, begin: dict[str, Any]) -> Ending:
             options = {**self.flags(kind), **own, "out": folder, **begin}
-            with _named_after(kind):
+            with named_after(kind):
                 return run_stage(kind, argument, options, say=self.say, quiet=self.quiet)[1]
 
         def measured(folder: Path) -> object:
@@ -311,7 +302,7 @@ class _Chain:
 
     def _pretrain(self, folder: Path, begin: dict[str, Any]) -> Ending:
         flags = Flags(**{**vars(self.pretraining), "out": folder, **begin})
-        with _named_after("pretrain"):
+        with named_after("pretrain"):
             return run_from_flags("simclr_v2", flags, {}, say=self.say, quiet=self.quiet)[1]
 
     def _probe(self, folder: Path) -> object:

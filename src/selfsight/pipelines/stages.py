@@ -1,20 +1,29 @@
-"""The stages that follow a pretraining, each a run of its own: fine-tuning on few labels, distillation without any."""
+"""The stages that follow a pretraining or another stage, each a run of its own: fine-tuning on few labels, distillation
+without any, and self-training on both."""
 
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from selfsight.engine.launch import PREPARED
 from selfsight.engine.loop import Ending
-from selfsight.engine.run import OpenRun, open_run
-from selfsight.engine.start import Say
+from selfsight.engine.run import OpenRun, open_run, read_settings
+from selfsight.engine.start import Say, class_names
 from selfsight.errors import UserError, unknown
+from selfsight.evaluation.answers import write_answers
 from selfsight.evaluation.classifier import evaluate_classifier, open_labels, tuned_run
-from selfsight.flags import OBJECT, Flags, flags_from
+from selfsight.evaluation.finetune import labelled_fraction
+from selfsight.flags import OBJECT, Flags, flags_from, seconds
 from selfsight.pretraining import run_from_flags
 from selfsight.recipes import catalogue
+from selfsight.recipes.assembly import UPDATES, resolve_size
+from selfsight.recipes.noisy_student import NONE
+from selfsight.sizes import SMALL
 
 
 def finetune(run: Path | str, *, say: Say | None = None, **options: Any) -> OpenRun:
@@ -50,6 +59,18 @@ def distill(teacher: Path | str, *, say: Say | None = None, **options: Any) -> O
     return _called("distill", teacher, say, options)
 
 
+def noisy_student(teacher: Path | str = NONE, *, say: Say | None = None, **options: Any) -> OpenRun:
+    """Trains a student under noise on labels and on a classifier's answers for the other images, and measures it.
+
+    Args:
+        teacher: the folder of any classifier's run; "none" for the first teacher, which learns from labels alone.
+        say: where messages and the table go; silent by default.
+        options: of the recipe, ``ratio``, ``threshold``, ``magnitude``...; ``backbone`` (the teacher's by default),
+            without a teacher also ``data``, ``labels``, ``fraction``; and other flags of a run.
+    """
+    return _called("noisy_student", teacher, say, options)
+
+
 def _called(name: str, argument: Path | str, say: Say | None, options: Mapping[str, Any]) -> OpenRun:
     folder, ended = run_stage(name, argument, options, say=say or (lambda text: None), quiet=say is None)
     if ended == "done":
@@ -67,9 +88,14 @@ def run_stage(
     for option in options:
         if option not in common | own:
             raise unknown(f"flag of {name}", option, common | own)
+    if name == "noisy_student":
+        return _self_train(argument, options, common=common, own=own, say=say, quiet=quiet)
     begun = open_run(argument)
-    if not begun.finished and not options.get("resume") and PREPARED not in os.environ:
-        say(f"{begun.path} has not come to its end: its last checkpoint is taken")
+    if begun.imported:
+        raise UserError(
+            f"{begun.path} was imported: it has no head to go on with; selfsight evaluate --protocol finetune tunes it"
+        )
+    _say_if_unfinished(begun, options, say)
     flags, hyper = _FOLLOWS[name](begun, options)
     hyper |= {k: v for k, v in options.items() if k in own}
     flags = flags_from(flags | {k: v for k, v in options.items() if k in common})
@@ -82,6 +108,71 @@ def run_stage(
     if not str(tested.data).startswith(OBJECT):  # what it is measured on at the end: refused now where it is not there
         open_labels(tested.data, tested, begun.image_size)
     return run_from_flags(name, flags, hyper, given=options.keys(), say=say, quiet=quiet)
+
+
+def _say_if_unfinished(begun: OpenRun, options: Mapping[str, Any], say: Say) -> None:
+    if not begun.finished and not options.get("resume") and PREPARED not in os.environ:
+        say(f"{begun.path} has not come to its end: its last checkpoint is taken")
+
+
+def _self_train(
+    argument: Path | str,
+    options: Mapping[str, Any],
+    *,
+    common: Collection[str],
+    own: Collection[str],
+    say: Say,
+    quiet: bool,
+) -> tuple[Path, Ending]:
+    """One round of Noisy Student: the teacher, if there is one, answers before its student begins."""
+    begun = None if str(argument) == NONE else open_run(argument)
+    told: dict[str, Any] = {}
+    hyper: dict[str, Any] = {"teacher": NONE}
+    if begun is not None:
+        told, hyper = _after_classifier(begun, options)
+        _say_if_unfinished(begun, options, say)
+    hyper |= {k: v for k, v in options.items() if k in own and v is not None}
+    flags = flags_from(told | {k: v for k, v in options.items() if k in common})
+    flags = replace(flags, out=flags.out or Path("runs/noisy_student" if begun is None else f"{begun.path}-student"))
+    flags.check()
+    begin, own_labels = flags, hyper
+    if flags.resume and begun is None:  # its images are the run's, which a call that goes on need not name
+        begin = open_run(cast(Path, flags.out)).flags
+        own_labels = read_settings(cast(Path, flags.out)).get("hyper", {})
+    labels = open_labels(begin.data, begin, begin.image_size)
+    fraction, seed = own_labels.get("fraction") or 1.0, own_labels.get("label_seed") or 0
+    if not 0 < fraction <= 1:
+        raise UserError(f"--fraction is {fraction:g}; it lies above 0, and 1 is all labels")
+    known = labelled_fraction(np.asarray(labels.whole.labels), fraction, seed=seed)
+    if flags.batch_size is None and not flags.resume:
+        flags = replace(flags, batch_size=usual_share(len(known), resolve_size(flags, labels.whole.native), flags))
+    if begun is not None:
+        if class_names(labels.whole) != list(begun.classes):
+            raise UserError(f"{begun.path} tells other classes apart than the labels of {labels.whole.name} name")
+        folder = Path(f"{flags.out}-answers")
+        hyper["answers"] = str(folder.resolve())
+        others = np.setdiff1d(np.arange(len(labels.whole)), known)
+        if not len(others):
+            raise UserError("every image has a label that is used, so there is nothing for the teacher to answer; "
+                            "add images without labels, or use a smaller --fraction")  # fmt: skip
+        if PREPARED not in os.environ:
+            left, start = seconds(flags.max_time), time.monotonic()
+            how: dict[str, Any] = {"device": flags.device, "workers": flags.workers, "seconds": left}
+            ended = write_answers(begun, labels.whole, others, folder, say=say, **how)
+            if left is not None:
+                flags = replace(flags, max_time=f"{max(left - (time.monotonic() - start), 0.01):.2f}s")
+            if ended != "done":
+                say(f"stopped while {begun.path} answered; the same command goes on from there")
+                return cast(Path, flags.out), ended
+    return run_from_flags("noisy_student", flags, hyper, given=options.keys(), say=say, quiet=quiet)
+
+
+def usual_share(labelled: int, image_size: int, flags: Flags) -> int:
+    """Labelled images of a batch: the paper's, or fewer where an epoch would be less than eight updates."""
+    parts = flags.devices * flags.accumulate
+    usual = 128 if image_size <= SMALL else 2048
+    fits = 1 << max(labelled // UPDATES, 1).bit_length() - 1
+    return max(min(usual, fits) // parts, 1) * parts
 
 
 def measure_stage(folder: Path, options: Mapping[str, Any], *, quiet: bool = False) -> dict[str, dict[str, Any]]:
@@ -147,6 +238,32 @@ def _after_finetuning(begun: OpenRun, options: Mapping[str, Any]) -> tuple[dict[
         "fraction": before.get("fraction", 1.0),
         "label_seed": before.get("label_seed", 0),
         "pretext": before["pretext"],
+    }
+    return flags, hyper
+
+
+def _after_classifier(begun: OpenRun, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What follows from a teacher: its images and labels, its size, its backbone unless another is given."""
+    root = tuned_run(begun)
+    said = {**root.settings["flags"], "fraction": 1.0, "label_seed": 0, **root.settings["hyper"]}
+    chosen = ("limit", "seed") if root.flags.limit else ("limit",)  # the seed says which images a limit leaves
+    for name in ("data", "labels", *chosen, "fraction", "label_seed", "channels"):
+        if options.get(name) is not None and PREPARED not in os.environ and str(options[name]) != str(said.get(name)):
+            raise UserError(f"--{name.replace('_', '-')} follows from the teacher, which learnt with other labels; "
+                            "leave it out")  # fmt: skip
+    same = options.get("backbone") is None
+    flags = {
+        **_images(root, {}),
+        "image_size": begun.image_size,
+        "channels": root.flags.channels,
+        "backbone": begun.settings["resolved"]["backbone"],
+        "patch_size": begun.flags.patch_size if same else None,
+    }
+    before = root.settings["hyper"]
+    hyper = {
+        "teacher": str(begun.path.resolve()),
+        "fraction": before.get("fraction") or 1.0,
+        "label_seed": before.get("label_seed") or 0,
     }
     return flags, hyper
 

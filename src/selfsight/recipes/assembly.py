@@ -20,6 +20,8 @@ from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting
 from selfsight.schedules import constant
 from selfsight.sizes import SMALL
 
+_UNFIT = (TypeError, ArithmeticError, LookupError, AttributeError, AssertionError, RuntimeError, MemoryError)
+"""What a recipe's constructors raise of numbers that they cannot mean, a width of -1 for instance."""
 UPDATES = 8
 """At least so many updates an epoch, where the data are smaller than the paper's batch."""
 
@@ -66,7 +68,7 @@ def assemble(
 
     ``start`` is an encoder's state to begin with; it is there before the recipe is, whose momentum targets are copies.
     ``labels`` and the number of ``classes`` are for stages that learn from them; ``training`` is False where a run is
-    opened again.
+    opened again, or only its views are looked at.
     """
     card = catalogue.entry(hyper.get("pretext", {}).get("method", method))  # a stage has its pretraining's encoder
     function = catalogue.recipe_function(method)
@@ -103,6 +105,9 @@ def assemble(
         recipe = function(setting, **hyper)
     except ValueError as error:
         raise UserError(str(error)) from error
+    except _UNFIT as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{method} cannot be built from these flags ({type(error).__name__}: {said})") from error
     given, samples = samples, samples if recipe.images is None else len(recipe.images)
     if recipe.batch_size > samples and flags.batch_size is None:
         fits = max(_power_of_two(samples // UPDATES), 2, recipe.least)
@@ -113,6 +118,13 @@ def assemble(
     if flags.optimiser == "adamw":
         recipe = quick(recipe)
     recipe = replace(recipe, optimisers=_override(recipe.optimisers, flags))
+    _check_batch(method, recipe, flags, samples)
+    _groups_fit(recipe, recipe.batch_size // (flags.accumulate * flags.devices))
+    return Assembly(recipe, _words(recipe, backbone, options, size))
+
+
+def _check_batch(method: str, recipe: Recipe, flags: Flags, samples: int) -> None:
+    """Refuses a batch that the data, the devices or the method cannot share out."""
     if recipe.batch_size > samples:
         raise UserError(
             f"the batch of {recipe.batch_size} is larger than the data, {samples} images; "
@@ -123,13 +135,17 @@ def assemble(
             f"--batch-size {recipe.batch_size} does not divide into {flags.devices} devices x "
             f"{flags.accumulate} micro-batches"
         )
+    unit = getattr(recipe.order, "unit", 1)
+    if recipe.batch_size % (flags.accumulate * flags.devices * unit):
+        raise UserError(
+            f"--batch-size {recipe.batch_size // unit} labelled images do not divide into {flags.devices} devices x "
+            f"{flags.accumulate} micro-batches"
+        )
     if recipe.batch_size // (flags.accumulate * flags.devices) < recipe.least:
         raise UserError(
             f"{method} compares {recipe.least} images at a time on each device; a batch of {recipe.batch_size} over "
             f"{flags.devices} devices x {flags.accumulate} micro-batches leaves fewer; use a larger --batch-size"
         )
-    _groups_fit(recipe, recipe.batch_size // (flags.accumulate * flags.devices))
-    return Assembly(recipe, _words(recipe, backbone, options, size))
 
 
 def _groups_fit(recipe: Recipe, share: int) -> None:

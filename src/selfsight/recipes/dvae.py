@@ -42,6 +42,7 @@ CARDS = {
         "fact": "Paints images from discrete codes: the tokenizer that BEiT needs.",
         "encoder": "dalle",
         "small_encoder": "dalle_small",
+        "yields": "tokenizer",
     }
 }
 

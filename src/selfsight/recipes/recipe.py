@@ -1,5 +1,6 @@
 """A recipe: a method's wiring. What a run knows goes in (``Setting``), what a run needs comes out (``Recipe``)."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -59,7 +60,7 @@ def positive(**given: float | None) -> None:
     ValueError: --temperature must be greater than 0, not 0
     """
     for name, value in given.items():
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, not {value:g}")
 
 

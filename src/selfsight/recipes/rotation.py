@@ -10,6 +10,10 @@ never used, since a table overrides it from the first epoch on.
 **Small images** (up to 96 px): the official CIFAR-10 configuration: 0.1, a fifth of it at 30 %, 60 % and 80 % of the
 training, batch 128, 200 epochs, images padded by 4 and cropped back.
 
+``--copies 4``, the default, is the paper's and the official code's form: each image stands in the batch in all four
+rotations, and the ladder's row is measured so. ``--copies 1`` is the other form in use (VISSL): one rotation of each
+image, drawn by key, at a quarter of the work. The batch counts images in both, and the rates are the same.
+
 **Differences**: the rates scale with the batch where another one is asked for. The paper's encoders, an AlexNet and a
 network in network, are not built: mmselfsup's ResNet-50 after 70 epochs has 47.0 % linear on ImageNet. Batch norm sees
 one process's batch, which has all four turns of each of its images.
@@ -21,14 +25,14 @@ from functools import partial
 from torch import nn
 from torch.optim import SGD
 
-from selfsight.batches import Images
+from selfsight.batches import TurnedImages
 from selfsight.encoders.build import build_encoder
 from selfsight.methods.rotation import Rotation
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all
 from selfsight.schedules import constant, steps
 from selfsight.views import augment
-from selfsight.views.pipelines import one_view
+from selfsight.views.turned import Copies, turned_view
 
 CARDS = {
     "rotation": {
@@ -42,13 +46,15 @@ CARDS = {
 }
 
 
-def rotation(at: Setting) -> Recipe[Images]:
+def rotation(at: Setting, *, copies: Copies = 4) -> Recipe[TurnedImages]:
     """RotNet: say by how many quarter turns an image was rotated.
 
     Parameters
     ----------
     at
         What the run knows.
+    copies
+        Rotations of each image in a batch: all 4, as the paper, or 1 by lot.
     """
     batch = at.batch_size or (128 if at.small else 192)
     if at.small:
@@ -62,7 +68,7 @@ def rotation(at: Setting) -> Recipe[Images]:
     )
     return Recipe(
         method=method,
-        views=one_view(augment.rotation(at.image_size)),
+        views=turned_view(augment.rotation(at.image_size), copies=copies),
         optimisers={"main": main},
         epochs=at.epochs or (200 if at.small else 50),
         batch_size=batch,

@@ -99,7 +99,7 @@ def simmim(at: Setting, *, mask_ratio: float = 0.6, mask_cell: int | None = None
     positive(mask_cell=mask_cell)
     pool_patches_(encoder)
     if isinstance(encoder, Swin):
-        _fit(encoder, at.image_size)
+        fit_(encoder, at.image_size)
     cell = mask_cell or _cell(at.image_size, encoder.patch, small=at.small)
     if at.image_size % cell or cell % encoder.patch:
         raise ValueError(
@@ -130,7 +130,7 @@ def simmim(at: Setting, *, mask_ratio: float = 0.6, mask_cell: int | None = None
     )
 
 
-def _fit(encoder: Swin, image_size: int) -> None:
+def fit_(encoder: Swin, image_size: int) -> None:
     """Windows that divide every stage's map; a ``ValueError`` where there are none of use."""
     deepest = encoder.patch * 2 ** (len(encoder.model.layers) - 1)
     if image_size % deepest:

@@ -79,7 +79,7 @@ def _evaluations(folder: Path) -> tuple[dict[str, Mapping[str, Any]], str]:
     for path in sorted(folder.glob("*.json")):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             result = None
         if isinstance(result, dict):
             found[path.stem] = result
@@ -103,12 +103,14 @@ def _draw(run: Path, missing: dict[str, str]) -> dict[str, Any]:
 
     everything = ("views", "reconstructions", "map", "neighbours")
     opened = attempt(everything, lambda: open_run(run))
+    if opened and opened.imported:  # no images go with it
+        return drawn
     source = opened and attempt(everything, opened.trained_on)
     recipe = source and attempt(everything, opened.recipe)
     if not recipe:
         return drawn
     method: Method[Any] = recipe.method
-    drawn["reconstructs"] = hasattr(method, "reconstruct")
+    drawn["reconstructs"] = hasattr(method, "reconstruct") and getattr(method, "predicts_pixels", True)
     seed = int((opened.settings.get("flags") or {}).get("seed") or 0)
     drawn["views"] = attempt(("views",), lambda: draw_views(recipe.views, source, seed))
     if drawn["reconstructs"]:

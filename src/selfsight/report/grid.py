@@ -17,18 +17,22 @@ from selfsight.batches import (
     LocatedViews,
     MaskedImages,
     MaskedMultiCrop,
+    MaskedPictures,
     MultiCrop,
     Patches,
     Pieces,
     PlacedViews,
     QuarterSeen,
+    SeededImages,
     TiledImages,
+    TurnedImages,
     TwoViews,
 )
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.keyed import Key, permutation
 from selfsight.lab import to_rgb
 from selfsight.parts.montage import PIECES, arrangement, montage
+from selfsight.parts.turns import turn
 from selfsight.report.thumbnails import as_image, thumbnail
 from selfsight.sizes import SMALL
 from selfsight.views.protocol import Views
@@ -172,7 +176,12 @@ def _besides(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]] | 
             return [veiled(undo(views, batch.x), batch)]
         case ColouredImages():
             return [in_colour(batch, getattr(views, "stride", 1))]
-        case Images() | Exemplars():
+        case TurnedImages():  # which itself is shown upright
+            return [undo(views, copy) for copy in turn(batch.x, batch.turns[:, -3:]).split(len(batch.x))]
+        case MaskedPictures():  # and what the tokenizer sees, from 0 to 1
+            seen = (255 * batch.picture.float().cpu().clamp(0, 1)).round().to(torch.uint8)
+            return [greyed(undo(views, batch.x), batch.masked), seen]
+        case Images() | Exemplars() | SeededImages():
             return []
     return None
 

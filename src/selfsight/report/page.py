@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from selfsight.engine.checkpoint import write_atomically
 from selfsight.report.charts import Chart
 from selfsight.report.content import ReportContent
 from selfsight.report.gather import gather_content
@@ -22,9 +23,7 @@ def write_report(run: Path) -> Path:
     """Writes ``report.html`` into the run's folder, in place of an earlier one, and returns its path."""
     page = build_page(gather_content(run))
     target = run / "report.html"
-    beside = target.with_suffix(".html.part")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(target)
+    write_atomically(target, page.encode(errors="backslashreplace"))  # a name may be no text
     return target
 
 

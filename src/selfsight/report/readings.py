@@ -34,7 +34,7 @@ def _course(values: list[float]) -> str:
 
 def _spread(values: list[float], width: int | None) -> str:
     even = f"; evenly spread over {width} dimensions it would be {number(width**-0.5)}" if width else ""
-    if values[-1] < 0.1 * (width or 2048) ** -0.5:
+    if values[-1] < 0.22 * (width or 2048) ** -0.5:
         return f"{number(values[-1])}: all images get nearly the same projection, the run has collapsed{even}."
     return _course(values)[:-1] + f"{even}."
 
@@ -82,6 +82,11 @@ MONITORS: Mapping[str, Reading] = {
         "Effective rank",
         "How many directions the encoder's features use (RankMe); 1 is a line. Grows with the samples it is read on.",
         _rank,
+    ),
+    "projection_rank": Reading(
+        "Projections' rank",
+        "How many directions the projections of one batch use; few where they become copies of one another.",
+        lambda values, width: _course(values),
     ),
     "alignment": Reading(
         "Alignment",

@@ -132,11 +132,18 @@ _NAMES = {
 def score_rows(result: Mapping[str, Any]) -> list[ScoreRow]:
     """The encoder's score and its baselines', in that order, from one evaluation's JSON."""
     rows: list[ScoreRow] = []
-    measured: dict[str, Any] = {"trained": result.get("scores"), **(result.get("baselines") or {})}
+    beside = result.get("baselines")
+    measured: dict[str, Any] = {"trained": result.get("scores"), **(beside if isinstance(beside, Mapping) else {})}
     for key, scores in measured.items():
-        if isinstance(scores, Mapping) and scores.get("top1") is not None:
-            rows.append(ScoreRow(_NAMES.get(key, key), scores["top1"], scores.get("top5"), scores.get("per_class")))
+        if isinstance(scores, Mapping) and (top1 := _share(scores.get("top1"))) is not None:
+            others = _share(scores.get("top5")), _share(scores.get("per_class"))
+            rows.append(ScoreRow(_NAMES.get(key, key), top1, *others))
     return rows
+
+
+def _share(value: Any) -> float | None:
+    """A number of a file that somebody may have changed, or None."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def evaluation(content: ReportContent) -> Section:
@@ -157,6 +164,7 @@ def evaluation(content: ReportContent) -> Section:
 
 def _quality(found: Mapping[str, Any]) -> Rows:
     """Label-free readings, a column for each encoder."""
+    found = {who: numbers for who, numbers in found.items() if isinstance(numbers, Mapping)}
     keys = list(next(iter(found.values()), {}))
     head = ["label-free quality", *(_NAMES.get(who, who) for who in found)]
     return Rows(head, [[key, *(_words(numbers.get(key)) for numbers in found.values())] for key in keys])
@@ -299,10 +307,10 @@ def repeat(content: ReportContent) -> Section:
     parts: list[Part] = []
     if command:
         line = command if isinstance(command, str) else " ".join(map(str, command))
-        parts = [
-            Part("code", line, "The command"),
-            Part("code", f"selfsight pretrain --from {content.name}/run.yaml --out runs/again", "From the run file"),
-        ]
+        parts = [Part("code", line, "The command")]
+        if "imported" not in content.settings:
+            again = f"selfsight pretrain --from {content.name}/run.yaml --out runs/again"
+            parts.append(Part("code", again, "From the run file"))
     return Section("repeat", "Repeat it", parts, "run.yaml does not hold the command.")
 
 
@@ -344,4 +352,6 @@ def all_sections(content: ReportContent) -> list[Section]:
     order += [throughput, skipped, settings, repeat]
     if not content.reconstructs:
         order.remove(reconstructions)
+    if "imported" in content.settings:  # it was not trained here
+        order = [evaluation, settings, repeat]
     return [make(content) for make in order]
