@@ -26,6 +26,7 @@ from selfsight.data.cache import cache_folder
 from selfsight.engine.run import OpenRun, open_run
 from selfsight.evaluation.baselines import random_encoder
 from selfsight.evaluation.layerwise import layerwise
+from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.stream import Place
 from selfsight.evaluation.subject import Subject, crop_of, labelled, open_pair, open_subject
 from selfsight.pretraining import pretrain
@@ -70,16 +71,16 @@ def by_stage(subject: Subject, given: argparse.Namespace, *, random: bool = Fals
     data = labelled(pair, "layerwise")
     place = Place(device=given.device, cache_dir=cache_folder())
     encoder = random_encoder(subject.encoder, pair[0], subject.plain, place=place) if random else subject.encoder
-    found, _ = layerwise(
-        encoder,
-        data.train,
-        data.test,
+    lesson = Lesson(
+        train=data.train,
+        test=data.test,
         crop=crop_of(subject.plain),
         plain=subject.plain,
         classes=data.classes,
         epochs=given.probe_epochs,
         place=place,
     )
+    found, _ = layerwise(encoder, lesson)
     return {stage: round(score.top1, 4) for stage, score in found.items()}
 
 
