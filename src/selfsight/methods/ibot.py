@@ -52,7 +52,9 @@ from selfsight.parts.prototypes import DistillationHead
 class IBOT(Method[MaskedMultiCrop]):
     """iBOT; a batch's large crops are those that the teacher sees whole and the student with patches hidden.
 
-    ``encoder`` and ``head`` become the student; the teacher starts as their copy. Defaults: ``main_ibot.py``.
+    ``encoder`` and ``head`` become the student; the teacher starts as their copy. Of a crop the class token is compared,
+    also where the encoder's feature is another, and that feature where there is none (the code's Swin). Defaults:
+    ``main_ibot.py``.
     """
 
     encoder: PlacedEncoder  # pyright: ignore[reportIncompatibleVariableOverride]  # no other will do
@@ -96,7 +98,7 @@ class IBOT(Method[MaskedMultiCrop]):
         h, patches = self.student.tokens(self.hide(large, masked))
         seen = h[:b].detach()
         if batch.small:
-            h = torch.cat([h, self.student(torch.cat(batch.small))])
+            h = torch.cat([h, self.student.tokens(self.student.embed(torch.cat(batch.small)))[0]])
         s, s_hidden = self.student_head(h), self.predict(patches, masked)
         image = self_distillation(s.reshape(-1, b, outputs), p, temperature=self.student_temperature)
         patch = masked_distillation(s_hidden, p_hidden, masked, temperature=self.student_temperature)
