@@ -52,9 +52,9 @@ from selfsight.parts.prototypes import DistillationHead
 class IBOT(Method[MaskedMultiCrop]):
     """iBOT; a batch's large crops are those that the teacher sees whole and the student with patches hidden.
 
-    ``encoder`` and ``head`` become the student; the teacher starts as their copy. Of a crop the class token is compared,
-    also where the encoder's feature is another, and that feature where there is none (the code's Swin). Defaults:
-    ``main_ibot.py``.
+    ``encoder`` and ``head`` become the student; the teacher starts as their copy. Crops are compared by their class
+    tokens, even where the encoder's feature is the patches' mean, and by that feature where there is no such token, as
+    the code's Swin is. Defaults: ``main_ibot.py``.
     """
 
     encoder: PlacedEncoder  # pyright: ignore[reportIncompatibleVariableOverride]  # no other will do

@@ -21,6 +21,7 @@ ones, and without blur.
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW
@@ -205,9 +206,11 @@ def _views(at: Setting, crops: int, boundary: float) -> tuple[list[View], list[V
 def tiny() -> dict[str, Recipe]:
     """The recipe at a size that a test can train, with batch norm in the head.
 
-    Without it a few hundred updates end where the teacher says the same of all images.
+    Without it a few hundred updates end where the teacher says the same of all images. The feature is the mean of the
+    patches after their norm, which the code evaluates beside the class token: it learns sooner than that one.
     """
-    encoder = build_encoder("vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=2)
+    small: Any = {"patch_size": 4, "embed_dim": 64, "depth": 1, "num_heads": 2, "global_pool": "avg", "fc_norm": False}
+    encoder = build_encoder("vit_tiny_patch16_224", image_size=32, **small)
     at = Setting(encoder=encoder, image_size=32, samples=1000, epochs=5, batch_size=64)
     recipe = ibot(
         at,
@@ -220,4 +223,4 @@ def tiny() -> dict[str, Recipe]:
         frozen_epochs=0.1,
         head_norm=True,
     )
-    return {"ibot": on_the_world(recipe, peak=2e-3)}
+    return {"ibot": on_the_world(recipe)}
