@@ -29,7 +29,8 @@ and :math:`\theta_t \leftarrow \lambda \theta_t + (1 - \lambda) \theta_s`.
 - The code computes all patches' outputs; here the last layer is applied to hidden patches only, and the mean of all
   outputs, for the centre, follows from the mean of its input, since the layer is linear. The numbers are the same.
 - Where the head has batch norm, which the code offers and its runs do without, class tokens and patches go through it
-  apart, so that each are told from their like; in the code those of large crops go through it together.
+  apart, so that each are told from their like; in the code those of large crops go through it together, and both
+  hidden layers share one norm.
 - Swin, whose masks lie on its last map and begin late, is not built: transformers with one position for each patch
   are. Positions of small crops are interpolated as timm does, without the code's offset of 0.1.
 """
