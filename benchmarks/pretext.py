@@ -40,7 +40,10 @@ def main() -> None:
     torch.set_num_threads(flags.threads)
     how = Settings(epochs=flags.epochs, seed=flags.seed, precision="bf16", place=Place(cache_dir=cache_folder()))
     results: dict[str, Any] = json.loads(flags.out.read_text(encoding="utf-8")) if flags.out.exists() else {}
-    results = {"random": {}, "methods": {}, **results}
+    rules = {"probe_epochs": flags.epochs, "seed": flags.seed}
+    if any(results.get(name, value) != value for name, value in rules.items()):
+        parser.error(f"{flags.out} was measured with another --epochs or --seed; give another --out or delete it")
+    results = {**rules, "random": {}, "methods": {}, **results}
     for name in flags.methods:
         if name in results["methods"]:
             continue
@@ -54,12 +57,10 @@ def main() -> None:
         trained = layers(Contender(name="trained", encoder=subject.encoder, plain=subject.plain), data, how)
         assert subject.run is not None
         by_index = subject.run.assembly.recipe.method.by_index
-        own = {} if by_index else pretext(subject.run, *pair, which="last", seed=flags.seed, place=how.place)
+        own = {} if by_index else pretext(subject.run, pair[1], which="last", seed=flags.seed, place=how.place)
         results["methods"][name] = {"encoder": kind, "layers": trained, "task": own}
+        data.recorded(results, flags.out)
         results |= {
-            "data": data.facts(),
-            "probe_epochs": flags.epochs,
-            "seed": flags.seed,
             "machine": {"processor": cpu_name(), "threads": flags.threads},
             "versions": versions(),
             "date": datetime.date.today().isoformat(),

@@ -34,8 +34,8 @@ def main() -> None:
     torch.set_num_threads(flags.threads)
     run = open_run(flags.run)
     subject = open_subject(run)
-    train, test = open_pair(subject, flags.data, limit=None, labels=None, seed=0)
-    task = pretext(run, train, test, which="last", seed=0, place=Place(cache_dir=cache_folder()))
+    _, test = open_pair(subject, flags.data, limit=None, labels=None, seed=0)
+    task = pretext(run, test, which="last", seed=0, place=Place(cache_dir=cache_folder()))
     some = np.stack([np.asarray(test.read(i), np.float32) / 255 for i in range(min(1000, len(test)))])
     method: Any = run.assembly.recipe.method
     about, images = run.settings["resolved"], task["settings"]["images"]

@@ -180,9 +180,10 @@ def single_table() -> str:
     ]
     for row in result["rows"]:
         cells = " | ".join(percent(row["stages"][stage]) for stage in stages)
-        cost = [row.get(key, NO_RESULT) for key in ("samples", "epochs", "training_cpu_minutes")]
+        given = (row.get(key) for key in ("samples", "epochs", "training_cpu_minutes"))  # no time where a run went on
+        cost = [NO_RESULT if one is None else f"{one:,}" for one in given]
         what = f"`{row['method']}`, {row['images']}" if row["method"] else "nothing: random encoder"
-        lines.append(f"| {what} | {' | '.join(str(one) for one in cost)} | {cells} |")
+        lines.append(f"| {what} | {' | '.join(cost)} | {cells} |")
     about, machine = result["settings"], result["machine"]
     return "\n".join(
         [

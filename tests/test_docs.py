@@ -5,12 +5,13 @@ import inspect
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
-from selfsight.cli import evaluate, import_
+from selfsight.cli import _app, evaluate, import_
 from selfsight.flags import Flags
 from selfsight.pipelines.noisy_student import noisy_student
 from selfsight.pipelines.simclr_v2 import simclr_v2
@@ -151,6 +152,22 @@ def test_flags_in_the_text_exist(path):
         known |= set(re.findall(r'add_argument\("--([a-z-]+)"', script.read_text(encoding="utf-8")))
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text(encoding="utf-8")):
         assert flag in known, f"{path.name} names --{flag}"
+
+
+def commands(path: Path) -> list[str]:
+    blocks = re.findall(r"```[a-z]*\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line.strip() for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
+    return [line for line in lines if line.startswith("selfsight ")]
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if commands(path)], ids=lambda path: path.name)
+def test_commands_are_understood(path):
+    """By the command line itself, flags and all; nothing is run."""
+    for line in commands(path):
+        words = shlex.split(line, comments=True)[1:]
+        command, bound, *_ = _app(words).parse_args(words, exit_on_error=False, print_error=False)
+        assert callable(command), line
+        assert bound.args or bound.kwargs or len(words) == 1, line
 
 
 def test_readme_s_loop_trains(tmp_path):

@@ -104,6 +104,14 @@ def test_other_rules_are_not_mixed_in(climb) -> None:
         climb(["byol"], [], cpu_minutes=2.0)
 
 
+def test_other_data_are_not_mixed_in(climb, pictures: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    climb(["simclr"], [])
+    pair = pictures(60, size=32, seed=2), pictures(30, size=32, seed=1)
+    monkeypatch.setattr(module, "open_splits", lambda data, **kwargs: pair)
+    with pytest.raises(UserError, match=r"measured on other data \(fingerprint .+ -> .+\); give another --out"):
+        climb(["byol"], [])
+
+
 def test_long_epochs_are_timed_by_one(climb) -> None:
     calls: list[dict[str, Any]] = []
     climb(["simclr"], calls, cpu_minutes=0.1)
@@ -179,8 +187,10 @@ def test_two_processes_may_fill_one_file(climb, tmp_path: Path, monkeypatch: pyt
             climb(["byol"], [])
         return Trained()
 
+    climb(["byol"], [], fails="byol")  # which the first has read, and must not write again
     results = climb(["simclr"], [], train=meanwhile)
     assert set(results["methods"]) == {"simclr", "byol"}
+    assert "linear" in results["methods"]["byol"]
     assert json.loads((tmp_path / "l.json").read_text()) == results
 
 

@@ -2,13 +2,17 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from selfsight import evaluate, pretrain
-from selfsight.data.splits import limited
+from selfsight.data.splits import divided, limited, origin
+from selfsight.data.world import World
 from selfsight.engine.run import OpenRun, open_run
 from selfsight.errors import UserError
 from selfsight.evaluation.pretext import last_update, task
@@ -48,6 +52,35 @@ def test_it_is_the_mean_of_the_methods_own_steps(turned: OpenRun) -> None:
     half = task(recipe, test, clock=last_update(turned), batch=32, seed=3, place=Place())
     assert half["loss"] == pytest.approx(whole["loss"], rel=1e-5)  # batch norm would differ if it looked at the batch
     assert all(torch.equal(value, before[name]) for name, value in recipe.method.state_dict().items())
+
+
+def test_what_a_run_was_trained_on_is_not_held_out(tmp_path: Path) -> None:
+    """Without labels a fifth of all images is the test, and a run may have been trained on it."""
+    for k, image in enumerate(World(40, size=32, split="train").read_many(np.arange(40))):
+        Image.fromarray(np.asarray(image).transpose(1, 2, 0)).save(tmp_path / f"{k}.png")
+    how = {**QUICK, "data": str(tmp_path), "epochs": 1, "batch_size": 16}
+    whole = pretrain("rotation", **how, out=tmp_path / "runs" / "whole")
+    with pytest.raises(UserError, match="so none is held out; give --data with others"):
+        evaluate(whole, protocols=["pretext"], quiet=True)
+    part = pretrain("rotation", **how, limit=24, out=tmp_path / "runs" / "part")
+    fifth, (_, seen) = divided(whole.source("all"))[1], origin(part.trained_on())
+    assert seen is not None
+    new = set(origin(fifth)[1].tolist()) - set(seen.tolist())  # type: ignore[union-attr]
+    assert 0 < len(new) < len(fifth) == 8, "the case is not empty"
+    found = evaluate(part, protocols=["pretext"], quiet=True)["pretext"]["task"]
+    assert found["settings"]["images"] == len(new)
+
+
+def test_where_its_images_are_gone_others_are_enough(turned: OpenRun, tmp_path: Path) -> None:
+    own = evaluate(turned, protocols=["pretext"], quiet=True)["pretext"]["task"]
+    moved = tmp_path / "moved"
+    shutil.copytree(turned.path, moved)
+    text = (moved / "run.yaml").read_text()
+    assert text.count("data: world:128") == 1
+    (moved / "run.yaml").write_text(text.replace("data: world:128", "data: gone/away"))
+    found = evaluate(moved, protocols=["pretext"], data="world:128", quiet=True)["pretext"]["task"]
+    assert set(found) == {"trained", "untrained", "settings"}
+    assert found["trained"] == pytest.approx(own["trained"])
 
 
 def test_a_method_that_knows_its_images_one_by_one_says_so(tmp_path: Path) -> None:

@@ -129,6 +129,41 @@ def test_small_cells_are_as_far_from_what_is_visible_as_the_paper_wants() -> Non
     assert distance(32, 8) > 20 / 192
 
 
+def test_the_vit_begins_as_in_the_code_and_swin_as_timms() -> None:
+    """``models/simmim.py`` cuts what its ViT draws off at one deviation: body, patches and mask token, not the head."""
+    torch.manual_seed(0)
+    options: Any = {**catalogue.card("simmim").small_options, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    recipe = simmim(setting(build_encoder("beit_base_patch16_224", image_size=32, **options), 32))
+    model: Any = recipe.method.encoder.model  # type: ignore[attr-defined]
+    block = model.blocks[1]
+    drawn = {"qkv": block.attn.qkv.weight, "fc1": block.mlp.fc1.weight, "patches": model.patch_embed.proj.weight}
+    for name, weight in drawn.items():
+        assert float(weight.detach().std()) == pytest.approx(0.0108, rel=0.05), name
+    for weight in (*drawn.values(), model.cls_token, recipe.method.mask_token):
+        assert 0 < float(weight.detach().abs().max()) <= 0.02
+    assert float(block.attn.proj.weight.detach().abs().max()) == pytest.approx(0.02 / 2, rel=0.01)
+    assert not model.patch_embed.proj.bias.any()
+    assert float(recipe.method.head[0].weight.detach().std()) > 0.05
+    windows = simmim_swin(setting(swin(32, patch_size=2, embed_dim=32), 32)).method
+    assert float(windows.encoder.model.layers[0].blocks[0].mlp.fc1.weight.detach().std()) == pytest.approx(
+        0.02, rel=0.1
+    )
+    assert float(windows.mask_token.detach().abs().max()) > 0.02
+
+
+def test_an_encoder_that_was_trained_before_is_kept() -> None:
+    encoder: Any = build_encoder("beit_base_patch16_224", image_size=32, patch_size=4, **NARROW)
+    nn.init.normal_(encoder.model.fc_norm.bias)
+    before = {name: x.clone() for name, x in encoder.state_dict().items()}
+    simmim(setting(encoder, 32))
+    assert all(torch.equal(before[name], x) for name, x in encoder.state_dict().items())
+
+
+def test_both_sizes_of_the_vit_have_drop_path() -> None:
+    card = catalogue.card("simmim")
+    assert card.options["drop_path_rate"] == card.small_options["drop_path_rate"] == 0.1
+
+
 def test_what_does_not_fit_is_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match="simmim needs a ViT, BEiT or Swin, not small_cnn"):
         simmim(setting(build_encoder("small_cnn", image_size=32), 32))

@@ -1,9 +1,12 @@
 """BEiT's vision transformer, whose positions are relative: a bias of attention, one for all blocks or one for each."""
 
+import math
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from timm.models.beit import Beit
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfsight.encoders.backbone import Backbone
 
@@ -40,3 +43,31 @@ class BeitEncoder(Backbone):
     def dense(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d rows columns"]:
         """The patch tokens as a map, after the last norm."""
         return self.encode(self.patches(x))
+
+
+def begin_(encoder: object, std: float = 0.02) -> None:
+    """The start of BEiT's and of SimMIM's transformer: normal weights cut off at one deviation, no biases, and residual
+    branches rescaled by their depth. timm cuts nothing off and leaves the patches' weights to torch.
+
+    An encoder that was trained before, whose norms have biases, stays as it is.
+    """
+    model: Any = getattr(encoder, "model", encoder)
+    if any(bool(m.bias.any()) for m in model.modules() if isinstance(m, nn.LayerNorm) and m.bias is not None):
+        return
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            cut_normal_(layer.weight, std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    for tokens in (model.cls_token, model.pos_embed):
+        if tokens is not None:
+            cut_normal_(tokens, std)
+    with torch.no_grad():
+        for depth, block in enumerate(model.blocks, start=1):
+            block.attn.proj.weight.div_(math.sqrt(2 * depth))
+            block.mlp.fc2.weight.div_(math.sqrt(2 * depth))
+
+
+def cut_normal_(x: Tensor, std: float = 0.02) -> None:
+    """Normal numbers cut off at one deviation, which leaves 0.54 of it."""
+    nn.init.trunc_normal_(x, std=std, a=-std, b=std)

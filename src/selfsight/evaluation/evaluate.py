@@ -181,7 +181,7 @@ def measure(
     }
     if "pretext" in names:
         start = time.perf_counter()
-        its_task = own_task(subject, pair, how)
+        its_task = own_task(subject, pair[1], how)
         seconds["pretext"] = time.perf_counter() - start
     return {
         name: {
@@ -197,11 +197,11 @@ def measure(
     }
 
 
-def own_task(subject: Subject, pair: tuple[Source, Source], how: Settings) -> dict[str, Any]:
-    """The method's own numbers on test and on train, and those of its start on test."""
+def own_task(subject: Subject, test: Source, how: Settings) -> dict[str, Any]:
+    """The method's own numbers on test and on what it was trained on, and those of its start on test."""
     if subject.run is None:
         raise UserError("--protocol pretext measures a method at its own task; give the run, not its encoder")
-    return {"task": pretext(subject.run, *pair, which=subject.which, seed=how.seed, place=how.place)}
+    return {"task": pretext(subject.run, test, which=subject.which, seed=how.seed, place=how.place)}
 
 
 def _contenders(

@@ -179,7 +179,7 @@ def ladder(
         learnt, held = open_splits(data, image_size=image_size, limit=samples, seed=seed)
         pair = learnt, limited(held, tests, seed=seed)
         about = labelled(pair, "the ladder")
-        results["data"] = about.facts()
+        about.recorded(results, out)
         how = Settings(seed=seed, precision=precision, place=Place(cache_dir=cache_folder()))
         flags = {"data": data, "image_size": image_size, "limit": samples, "seed": seed, "threads": threads}
         for name in names:
@@ -322,7 +322,11 @@ def _save(out: Path, results: dict[str, Any]) -> None:
     if out.exists():
         others = json.loads(out.read_text(encoding="utf-8"))
         for part in ("baselines", "methods"):
-            results[part] = {**others[part], **results[part]}
+            theirs, own = (
+                {name: entry for name, entry in file[part].items() if "failed" not in entry}
+                for file in (others, results)
+            )
+            results[part] = {**others[part], **results[part], **theirs, **own}
     write_atomically(out, (json.dumps(results, indent=2, ensure_ascii=False) + "\n").encode())
 
 

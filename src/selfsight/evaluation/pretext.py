@@ -1,20 +1,22 @@
 """The method's own task on images it was not trained on: its loss, and whatever it writes beside it.
 
 The same views and heads as in training, but nothing learns: batch norm and dropout as in evaluation, no optimiser
-moves. Beside held-out images stand as many training images, and held-out ones before the first update.
+moves. Beside held-out images stand as many of those that the run was trained on, where they still can be opened, and
+held-out ones before the first update (batch norm as it starts, with a mean of 0 and a variance of 1).
 """
 
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from selfsight import distributed
 from selfsight.data.loader import Loader
-from selfsight.data.protocol import Source
-from selfsight.data.splits import limited
+from selfsight.data.protocol import DataError, Source
+from selfsight.data.splits import Chosen, limited, origin
 from selfsight.engine.run import OpenRun, open_run
 from selfsight.errors import UserError
 from selfsight.evaluation.stream import Place, moved
@@ -25,28 +27,54 @@ SAMPLES = 5000
 """At most so many images of either kind."""
 
 
-def pretext(run: OpenRun, train: Source, test: Source, *, which: str, seed: int, place: Place) -> dict[str, Any]:
-    """Loss and logged numbers: ``trained`` on ``test``, the same on ``train``, and ``untrained`` on ``test``.
+def pretext(run: OpenRun, test: Source, *, which: str, seed: int, place: Place) -> dict[str, Any]:
+    """Loss and logged numbers: ``trained`` on ``test``, ``seen`` on training images, and ``untrained`` on ``test``.
 
-    A method whose classes or memory are the training images themselves has no answer for others: a ``UserError``.
+    What the run was trained on is left out of ``test``; a ``UserError`` where nothing remains (images without labels or
+    a test split are all trained on), and for a method whose classes or memory are the training images themselves.
     """
     fresh, own = open_run(run.path).assembly.recipe, run.recipe("best" if which == "best" else "last")
     if own.method.by_index:
         raise UserError(f"{run.method} knows its training images one by one, so its task says nothing of others")
-    count = min(len(test), SAMPLES)
-    train, test = (limited(source, count, seed=seed) for source in (train, test))
-    batch = min(int(run.settings["resolved"]["batch_size"]), len(test), len(train))
+    seen = _images_of(run)
+    if seen is not None:
+        test = _without(test, seen)
+        if not len(test):
+            raise UserError(
+                f"{run.path} was trained on all images of {test.name}, so none is held out; give --data with others"
+            )
+        seen = limited(seen, min(len(test), SAMPLES), seed=seed)
+    test = limited(test, SAMPLES, seed=seed)
+    batch = min(int(run.settings["resolved"]["batch_size"]), len(test), len(seen or test))
     # another seed than the training's: crops and masks that it has not met
     how: dict[str, Any] = {"clock": last_update(run), "batch": batch, "seed": seed + 1, "place": place}
     try:
         return {
             "trained": task(own, test, **how),
-            "seen": task(own, train, **how),
+            **({} if seen is None else {"seen": task(own, seen, **how)}),
             "untrained": task(fresh, test, **how),
             "settings": {"images": len(test), "batch_size": batch},
         }
     except ValueError as error:  # a tokenizer or a guide that an opened run is without
         raise UserError(f"{run.path}: its task cannot be measured: {error}") from error
+
+
+def _images_of(run: OpenRun) -> Source | None:
+    """What ``run`` was trained on; None where that is gone, as on another machine."""
+    try:
+        return run.trained_on()
+    except (UserError, DataError):
+        return None
+
+
+def _without(source: Source, seen: Source) -> Source:
+    """The images of ``source`` that are not among those of ``seen``."""
+    (whole, positions), (other, taken) = origin(source), origin(seen)
+    if whole.fingerprint != other.fingerprint:
+        return source
+    positions = np.arange(len(whole)) if positions is None else positions
+    new = np.flatnonzero(~np.isin(positions, np.arange(len(other)) if taken is None else taken))
+    return Chosen(source, new, name=source.name)
 
 
 def last_update(run: OpenRun) -> Clock:

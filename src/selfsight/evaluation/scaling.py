@@ -102,7 +102,7 @@ def scaling(
         torch.set_num_threads(threads)
     pair = open_splits(rules.data, image_size=rules.image_size, limit=rules.samples, seed=rules.seed)
     about = labelled(pair, "the accuracy of scaling", instead="")
-    results["data"] = about.facts()
+    about.recorded(results, out / "scaling.json")
     how = Settings(seed=rules.seed, place=Place(device=device, cache_dir=cache_folder()))
     exam, known = _Exam(data=about, names=rules.protocols, how=how), results["baselines"]
     if "pixels" not in known:

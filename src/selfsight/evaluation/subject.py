@@ -123,6 +123,18 @@ class LabelledData:
             "test_fingerprint": self.test.fingerprint,
         }
 
+    def recorded(self, results: dict[str, Any], path: Path) -> None:
+        """Writes the facts into ``results``; refuses to add to a file that was measured on other data."""
+        before, now = results.get("data"), self.facts()
+        if before and before != now:
+            differing = [
+                f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value
+            ]
+            raise UserError(
+                f"{path} was measured on other data ({', '.join(differing)}); give another --out or delete it"
+            )
+        results["data"] = now
+
 
 def open_pair(
     subject: Subject, data: Any, *, limit: int | None, labels: Path | None, seed: int

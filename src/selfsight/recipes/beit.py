@@ -17,7 +17,6 @@ ViT-Tiny's width, 26 of 64 patches hidden in blocks of at least 4, batch 256, 1e
 picture is resized bicubically, where the code takes Lanczos's filter.
 """
 
-import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from selfsight.batches import MaskedPictures
+from selfsight.encoders.beit import begin_, cut_normal_
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.protocol import MaskableEncoder
 from selfsight.loading import load_tokenizer
@@ -154,33 +154,12 @@ def _grid(at: Setting) -> int:
     return at.image_size // encoder.patch
 
 
-def fresh_(method: BEiT, std: float = 0.02) -> None:
-    """BEiT's start: normal weights cut off at one deviation, no biases, and residual branches rescaled by their depth.
-
-    An encoder that was trained before, whose norms have biases, stays as it is.
-    """
-
-    def normal_(x: torch.Tensor) -> None:
-        nn.init.trunc_normal_(x, std=std, a=-std, b=std)
-
-    normal_(method.mask_token)
-    normal_(method.head.weight)
+def fresh_(method: BEiT) -> None:
+    """BEiT's start, of what is the method's own and of the encoder."""
+    cut_normal_(method.mask_token)
+    cut_normal_(method.head.weight)
     nn.init.zeros_(method.head.bias)
-    model: Any = getattr(method.encoder, "model", method.encoder)
-    if any(bool(m.bias.any()) for m in model.modules() if isinstance(m, nn.LayerNorm)):
-        return
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            normal_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-    for tokens in (model.cls_token, model.pos_embed):
-        if tokens is not None:
-            normal_(tokens)
-    with torch.no_grad():
-        for depth, block in enumerate(model.blocks, start=1):
-            block.attn.proj.weight.div_(math.sqrt(2 * depth))
-            block.mlp.fc2.weight.div_(math.sqrt(2 * depth))
+    begin_(method.encoder)
 
 
 def tiny() -> dict[str, Recipe]:

@@ -6,15 +6,18 @@ It trains a tokenizer for ``beit``:
 **Large images**: the paper's, appendix A.2 (the code cannot train): 8192 codes, the published networks, batch 512,
 AdamW with decay 1e-4, 1e-4 falling to 1.25e-6 along a cosine, weights averaged with 0.999, τ from 1 to 1/16, β from 0
 to 6.6. Its 3,000,000 updates are 1200 epochs of ImageNet; the schedules end after 1,200,000 (the rate), 150,000 (τ) and
-5,000 (β) of these, and here after the same shares of the training: 2/5, 1/20 and 1/600. Crops are nearly the whole
-image, as in its listing 1: a square resized to between the target's size and 9/8 of it, and cut there.
+5,000 (β) of these, and here after the same shares of the training: 2/5, 1/20 and 1/600. Crops are
+those of its listing 1: a square resized to between 9/8 and 12/8 of the target's size, and cut there, so that a view
+shows 2/3 to 8/9 of the square's side (listing 2, with 1 to 9/8, is the transformer's).
 
 **Small images** (up to 96 px): no published recipe; choices of this library. 512 codes, a map of a quarter of the
 side, networks of half the width, batch 256, 200 epochs, 1e-3 falling to 1.25e-5. τ falls over three quarters of the
 training, since it is short. β is the paper's, from the first epoch on: it decides how many codes are used. On the
-world, 160 updates with 6.6 left 27 of 64 codes in use, with 2 eleven (one seed, ``tiny()``).
+world, 160 updates with 6.6 left 27 of 64 codes in use, with 2 eleven (one seed, ``tiny()``). Crops as above.
 
-**Differences**: the resizing of the crops is bilinear, where the paper averages areas.
+**Differences**: the resizing of the crops is bilinear, where the paper averages areas. The crop's area is drawn
+uniformly, in the paper the side it is resized to. The paper never enlarges an image: one whose short side is less than
+12/8 of the target's it cuts less of; here all are cut alike.
 """
 
 from functools import partial
@@ -97,7 +100,7 @@ def dvae(
     lr = cosine(1e-3, 1.25e-5) if at.small else cosine(1e-4, 1.25e-6, share=0.4)
     main = OptimiserSpec(build=partial(AdamW, betas=(0.9, 0.999)), lr=lr, weight_decay=constant(1e-4), groups=decay_all)
     set_scope_(method, "all")
-    view = View(size=at.image_size, of_square=True, scale=(64 / 81, 1.0), ratio=(1.0, 1.0), normalise=None)
+    view = View(size=at.image_size, of_square=True, scale=(64 / 144, 64 / 81), ratio=(1.0, 1.0), normalise=None)
     return Recipe(
         method=method,
         views=seeded_view(view),

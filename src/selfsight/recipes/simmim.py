@@ -7,8 +7,8 @@ Hide cells of 32 pixels, six in ten, behind one learnt token, and predict their 
 **Large images**: microsoft/SimMIM d3e29bc, ``configs/*__800ep``: AdamW with decay 0.05 and gradients clipped to 5,
 1e-4 x batch / 512 after a warm-up of 10 epochs, a tenth of it from epoch 700 of 800, batch 2048, crops of (0.67, 1). Up
 to 100 epochs it is ``configs/swin_base__100ep``: 2e-4 x batch / 512 and a cosine to 1e-5 x batch / 512. ViT-B is BEiT's
-body with one table of relative positions for all blocks, no absolute ones, layer scale 0.1 and drop path 0.1 (83.8 %
-fine-tuned); Swin-B has no drop path (84.0 %).
+body and start (weights cut off at 0.02, one deviation) with one table of relative positions for all blocks, no absolute
+ones, layer scale 0.1 and drop path 0.1 (83.8 % fine-tuned); Swin-B has no drop path (84.0 %).
 
 **Small images** (up to 96 px): no paper's. Cells of an eighth of the side, or what is nearest to it: the mean distance
 of a hidden pixel to the nearest visible one is then 0.06 to 0.08 of the side, as with 32 px at 192 (the paper's
@@ -17,8 +17,8 @@ AvgDist). Patches of 4 px for the ViT, 2 for Swin, batch 512, else as above.
 **Differences**: the code trains Swin at 192 px with windows of 6 patches and fine-tunes it at 224 with windows of 7;
 here windows follow the size, so that they divide the map. The warm-up begins at one update's share of the peak, in the
 code at 5e-7 x batch / 512. The paper's ViT is timm's ``beit_base_patch16_224`` with other options; any other BEiT or
-Swin of timm's, or plain vision transformer, will do. A ViT's class token, which no loss reads, is not the feature: the
-mean of the patches is.
+Swin of timm's will do, or a plain vision transformer, which begins as timm's. A ViT's class token, which no loss reads,
+is not the feature: the mean of the patches is.
 """
 
 import math
@@ -29,6 +29,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from selfsight.batches import MaskedImages
+from selfsight.encoders.beit import BeitEncoder, begin_, cut_normal_
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.pooling import pool_patches_
 from selfsight.encoders.protocol import MaskableEncoder
@@ -63,6 +64,7 @@ CARDS = {
             "use_rel_pos_bias": False,
             "use_shared_rel_pos_bias": True,
             "use_fc_norm": False,
+            "drop_path_rate": 0.1,
         },
         "needs": "tokens",
     },
@@ -120,9 +122,13 @@ def simmim(at: Setting, *, mask_ratio: float = 0.6, mask_cell: int | None = None
         groups=skip_position_biases,
         clip=5.0,
     )
+    method = SimMIM(encoder, embedded=_embedded(encoder), channels=at.channels)
+    if isinstance(encoder, BeitEncoder):
+        begin_(encoder)
+        cut_normal_(method.mask_token)
     share = (hidden - 0.5) / cells  # the number of cells as it is counted above, however it is rounded there
     return Recipe(
-        method=SimMIM(encoder, embedded=_embedded(encoder), channels=at.channels),
+        method=method,
         views=masked_view(augment.simmim(at.image_size), patch=cell, ratio=share),
         optimisers={"main": main},
         epochs=epochs,
