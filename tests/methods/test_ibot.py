@@ -263,7 +263,7 @@ def test_what_the_monitors_see() -> None:
     watch = run(ibot(), crops(), clock(0)).watch
     assert {name: tuple(x.shape) for name, x in watch.items()} == {
         "feature": (4, 12),
-        "projection": (8, 12),
+        "projection": (8, 6),
         "teacher": (8, 9),
     }
     assert not any(x.requires_grad for x in watch.values())

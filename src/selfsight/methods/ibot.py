@@ -100,7 +100,8 @@ class IBOT(Method[MaskedMultiCrop]):
         seen = h[:b].detach()
         if batch.small:
             h = torch.cat([h, self.student.tokens(self.student.embed(torch.cat(batch.small)))[0]])
-        s, s_hidden = self.student_head(h), self.predict(patches, masked)
+        z = self.student_head.unit(h)
+        s, s_hidden = self.student_head.score(z), self.predict(patches, masked)
         image = self_distillation(s.reshape(-1, b, outputs), p, temperature=self.student_temperature)
         patch = masked_distillation(s_hidden, p_hidden, masked, temperature=self.student_temperature)
 
@@ -109,7 +110,7 @@ class IBOT(Method[MaskedMultiCrop]):
             self.image_weight * image + self.patch_weight * patch,
             hold=self.student_head.last_layer if frozen else (),
             log={"image_loss": image.detach(), "patch_loss": patch.detach()},
-            watch={"feature": seen, "projection": h[: 2 * b].detach(), "teacher": p.flatten(0, 1)},
+            watch={"feature": seen, "projection": z[: 2 * b].detach(), "teacher": p.flatten(0, 1)},
         )
 
         self.centre.note_(t.mean(dim=(0, 1)))
