@@ -1,10 +1,19 @@
-"""iBOT against values of its official loss: crops, hidden patches, both centres, over five epochs' temperatures."""
+"""iBOT against values of its official code: the loss alone, and student, teacher, heads and masks in training."""
+
+from typing import Any
 
 import torch
-from recorded import drawn, recorded, same
+from recorded import descend, drawn, fill_, recorded, same
+from torch import Tensor, nn
 
+from selfsight.batches import MaskedMultiCrop
+from selfsight.encoders.build import build_encoder
 from selfsight.losses.distillation import masked_distillation, self_distillation, teacher_probabilities
+from selfsight.methods.ibot import IBOT
+from selfsight.parts import heads
 from selfsight.parts.centre import Centre
+from selfsight.parts.prototypes import DistillationHead
+from selfsight.schedules import cosine
 
 OFFICIAL = recorded("tokens")
 
@@ -38,3 +47,56 @@ def test_the_loss_and_the_centres() -> None:
         patch_centre.move_()
         same(centre.value, theirs["centre"])
         same(patch_centre.value, theirs["patch_centre"])
+
+
+def masked_crops(k: int) -> MaskedMultiCrop:
+    """Two crops of three images of 12 px, about a third of their nine patches hidden."""
+    x = [drawn(100 + 10 * k + i, 3, 3, 12, 12) for i in range(2)]
+    masks = [drawn(102 + 10 * k + i, 3, 9) > 0.3 for i in range(2)]
+    return MaskedMultiCrop((x[0], x[1]), (), (masks[0], masks[1]), torch.arange(3))
+
+
+def made(case: dict[str, Any]) -> IBOT:
+    encoder: Any = build_encoder("vit_tiny_patch16_224", image_size=12, patch_size=4, embed_dim=8, depth=2, num_heads=2)
+    trunk = heads.mlp(8, 10, 10, 6, norm=False, activation=nn.GELU)
+    method = IBOT(
+        encoder,
+        DistillationHead(trunk, 6, 7, fixed_gain=False),
+        teacher_temperature=lambda clock: case["temperatures"][clock.epoch],
+        patch_temperature=lambda clock: case["patch_temperatures"][clock.epoch],
+        momentum=cosine(0.9, 1.0),
+        image_weight=0.7,
+        patch_weight=1.3,
+    ).double()
+    named = dict(encoder.model.named_parameters())
+    direction = method.student_head.last.parametrizations.weight.original1  # pyright: ignore
+    fill_([*(named[name] for name in sorted(named)), method.mask_token, *trunk.parameters(), direction], 1)
+    for teacher, student in ((method.encoder, encoder), (method.teacher_head, method.student_head)):
+        teacher.load_state_dict(student.state_dict())  # pyright: ignore
+    return method
+
+
+@torch.no_grad()
+def predictions(method: IBOT, batch: MaskedMultiCrop) -> tuple[Tensor, Tensor]:
+    """The student's outputs of crops and of their hidden patches."""
+    masked = torch.cat(batch.masked)
+    h, patches = method.student.tokens(method.hide(torch.cat(batch.large), masked))
+    return method.student_head(h).flatten(), method.student_head(patches[masked]).flatten()
+
+
+def test_training() -> None:
+    """Two epochs of two steps of plain gradient descent, the last layer frozen in the first; gains are trained."""
+    case = OFFICIAL["training"]
+    method, batches = made(case), [masked_crops(k) for k in range(4)]
+    crops, hidden = predictions(method, batches[0])
+    same(crops, case["crops"])
+    same(hidden, case["predictions"])
+    same(descend(method, batches, 0.3, steps=4, epochs=2), case["losses"])
+    same(method.centre.value, case["centre"])
+    same(method.patch_centre.value, case["patch_centre"])
+    same(method.mask_token.flatten(), case["token"])
+    last = masked_crops(9)
+    same(predictions(method, last)[1], case["learnt"])
+    taught, _, mean = method.teach(torch.cat(last.large), torch.cat(last.masked))
+    same(taught.flatten(), case["teacher"])
+    same(mean, case["tokens"])
