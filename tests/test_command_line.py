@@ -287,6 +287,21 @@ def test_several_processes_that_are_interrupted_save_and_go_on(tmp_path: Path) -
     assert torch.load(out / "checkpoints" / "last.pt", weights_only=True)["step"] > step
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere an orphan keeps its parent's number")
+def test_processes_whose_parent_is_killed_save_and_leave(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [*LONG, "--queue", "128", "--out", str(out), "--devices", "2"]
+    words[words.index("--epochs") + 1] = "40"
+    process = started(words)
+    wait_for(lambda: steps_seen(out) >= 3, process)
+    process.send_signal(signal.SIGKILL)
+    assert "another training is at work" in done([*words, "--resume"], code=2)
+    said = process.communicate(timeout=120)[0]  # to the end of all that write there
+    assert "interrupted: saved" in said
+    assert "failed" not in said
+    assert 3 <= torch.load(out / "checkpoints" / "last.pt", weights_only=True)["step"] < 320
+
+
 def test_a_launchers_process_makes_its_folder_and_overwrites_nothing(tmp_path: Path) -> None:
     """As torchrun starts one: with its environment, and nobody to make the folder before."""
     with socket.socket() as free:

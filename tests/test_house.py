@@ -22,8 +22,9 @@ MAY_IMPORT = {
     "methods": {"method", "batches", "parts", "losses", "schedules", "distributed", "encoders.protocol", "lab"},
     "method": {"batches", "encoders.protocol"},
     "sizes": set(),
+    "writing": set(),
     "views": {"views", "batches", "keyed", "sizes", "lab"},
-    "encoders": {"encoders", "errors", "sizes"},
+    "encoders": {"encoders", "errors", "sizes", "writing"},
 }
 """Of selfsight's own modules, what each room may import; rooms that are not named may import all."""
 

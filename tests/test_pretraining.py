@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
 import selfsight
 from selfsight.engine.export import export
-from selfsight.engine.run import open_run
+from selfsight.engine.lock import alone
+from selfsight.engine.run import open_run, write_settings
+from selfsight.engine.start import same_data
 from selfsight.errors import UserError
 from selfsight.pretraining import pretrain
 from selfsight.recipes import catalogue
@@ -111,6 +114,16 @@ def test_fewer_images_than_neighbours(tmp_path: Path) -> None:
     assert pretrain("simclr", **flags, out=tmp_path / "run").finished
 
 
+def test_a_probe_without_a_readable_image_ends_no_run(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "images", 20)
+    for path in sorted(folder.rglob("*.png"))[1:]:
+        path.write_bytes(path.read_bytes()[:300])  # the header says its size; the rest is gone
+    run = pretrain("simclr", **{**QUICK, "data": folder, "batch_size": 8, "probe_every": 1}, out=tmp_path / "run")
+    assert run.finished
+    with open(run.path / "metrics.csv", newline="") as lines:
+        assert not any(row["knn"] for row in csv.DictReader(lines))
+
+
 def test_a_refused_call_deletes_nothing(tmp_path: Path) -> None:
     run = pretrain("simclr", **QUICK, out=tmp_path / "run")
     before = (run.path / "encoder.safetensors").read_bytes()
@@ -119,6 +132,54 @@ def test_a_refused_call_deletes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--channels is 1, but the images of world have 3"):
         pretrain("simclr", **QUICK, channels=1, out=run.path, overwrite=True)
     assert (run.path / "encoder.safetensors").read_bytes() == before
+
+
+def test_a_folder_in_which_another_training_is_at_work(tmp_path: Path) -> None:
+    run = pretrain("simclr", **QUICK, out=tmp_path / "run", max_time="0.01s")
+    before = (run.path / "checkpoints" / "last.pt").read_bytes()
+    for how in ("resume", "overwrite"):
+        for devices in (1, 2):
+            with alone(run.path), pytest.raises(UserError, match="another training is at work"):
+                pretrain("simclr", **QUICK, out=run.path, devices=devices, **{how: True})
+    assert (run.path / "checkpoints" / "last.pt").read_bytes() == before
+    assert pretrain("simclr", out=run.path, resume=True).finished
+
+
+@pytest.mark.parametrize(
+    ("method", "which", "was", "told"),
+    [
+        ("simclr", "machine processes", 2, "as exact as arithmetic allows, for processes 2 -> 1"),
+        ("rotation", "machine processes", 2, "each process's batch norm sees its own part of a batch, for proc"),
+        ("rotation", "machine threads", 99, "as exact as arithmetic allows, for threads 99 -> 1"),
+        ("simclr", "versions torch", "1.0", "as exact as other versions allow, for torch 1.0 -> "),
+        ("simclr", "versions selfsight", "0.0", "as exact as other versions allow, for selfsight 0.0 -> "),
+        ("simclr", "versions", None, "(exact)"),
+    ],
+)
+def test_how_exactly_a_run_goes_on(method: str, which: str, was: object, told: str, tmp_path: Path) -> None:
+    part, _, name = which.partition(" ")
+    run = pretrain(method, **QUICK, threads=1, out=tmp_path / "run", max_time="0.01s")
+    settings = yaml.safe_load((run.path / "run.yaml").read_text())
+    if name:
+        settings[part][name] = was
+    else:
+        del settings[part]  # as a stranger may have done
+    (run.path / "run.yaml").write_text(yaml.safe_dump(settings))
+    said: list[str] = []
+    pretrain(method, threads=1, out=run.path, resume=True, max_time="0.01s", say=said.append)
+    assert any("goes on in" in line and told in line for line in said), said
+
+
+def test_classes_that_are_learnt_may_not_be_renamed(tmp_path: Path) -> None:
+    """A list's fingerprint has the numbers of its labels alone."""
+    data = {"fingerprint": "f", "samples": 4}
+    write_settings(tmp_path, {"method": "finetune", "flags": {}, "data": {**data, "classes": ["cat", "dog"]}})
+    same_data(tmp_path, {"data": {**data, "classes": ["cat", "dog"]}})
+    with pytest.raises(UserError, match="has changed since the run began"):
+        same_data(tmp_path, {"data": {**data, "classes": ["cat", "owl"]}})
+    write_settings(tmp_path, {"method": "simclr", "flags": {}, "data": data})  # learns from none, or is older
+    same_data(tmp_path, {"data": data})
+    same_data(tmp_path, {"data": {**data, "classes": ["cat", "owl"]}})
 
 
 def test_a_flag_that_is_given_is_compared_even_where_it_is_the_default(tmp_path: Path) -> None:

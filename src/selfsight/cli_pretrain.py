@@ -92,7 +92,7 @@ def from_file(words: list[str]) -> list[str]:
     if at + 1 == len(words):
         raise UserError("--from needs the run.yaml to repeat")
     from selfsight.engine.run import read_settings  # noqa: PLC0415
-    from selfsight.engine.stored import stored_flags  # noqa: PLC0415
+    from selfsight.engine.stored import check_hyper, stored_flags  # noqa: PLC0415
 
     path, rest = Path(words[at + 1]), [*words[1:at], *words[at + 2 :]]
     settings = read_settings(path)
@@ -101,7 +101,9 @@ def from_file(words: list[str]) -> list[str]:
     # which folder, and what becomes of a run in it, is for this call to say
     flags = replace(stored_flags(settings["flags"], path), out=None, resume=False, overwrite=False)
     flags.check()
-    again = arguments(settings["method"], flags, settings.get("hyper", {}))
+    hyper = settings.get("hyper", {})
+    check_hyper(settings["method"], hyper, path)
+    again = arguments(settings["method"], flags, hyper)
     given = {word.split("=")[0] for word in rest if word.startswith("--")}
     kept = [again[0], again[1]]
     for i, word in enumerate(again[2:], start=2):

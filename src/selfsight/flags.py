@@ -190,8 +190,14 @@ def arguments(method: str, flags: Flags, hyper: Mapping[str, Any]) -> list[str]:
     given = {
         f.name: getattr(flags, f.name) for f in fields(Flags) if getattr(flags, f.name) != getattr(standard, f.name)
     }
-    given |= dict(hyper) | ({"data": flags.data} if card.takes else {})  # a stage's default is another run's data
-    words = [method, str(given.pop(card.takes))] if card.takes else ["pretrain", method]
+    given |= {name: value for name, value in hyper.items() if value is not None}
+    words = ["pretrain", method]
+    if card.takes:
+        given["data"] = flags.data  # a stage's default is another run's data
+        if given.get(card.takes) is None:
+            raise UserError(f"these settings of {method} do not say which run it goes on from: {card.takes} is missing")
+        begun = str(given.pop(card.takes))
+        words = [method, os.path.join(os.curdir, begun) if begun.startswith("-") else begun]  # a path is no flag
     for name, value in given.items():
         if name in card.fixed:  # it follows from the argument
             continue

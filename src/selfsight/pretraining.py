@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from selfsight.encoders.backbone import Backbone
 from selfsight.encoders.store import save_encoder
 from selfsight.engine.journal import pick_loggers
 from selfsight.engine.launch import PREPARED, is_launched, launch
+from selfsight.engine.lock import alone
 from selfsight.engine.loop import Ending, Execution, train
 from selfsight.engine.machine import Machine, open_machine, pick_device, pick_precision
 from selfsight.engine.pulse import together
@@ -36,6 +38,7 @@ from selfsight.engine.start import Say, class_names, open_source, prepare, same_
 from selfsight.errors import TrainingError, UserError, unknown
 from selfsight.evaluation.online import online_probe
 from selfsight.flags import RUNS, Flags, arguments, command, flags_from, seconds
+from selfsight.parts.batchnorm import scopes
 from selfsight.recipes import catalogue
 from selfsight.recipes.assembly import Assembly, encoder_facts
 
@@ -112,6 +115,8 @@ def run_from_flags(
     if flags.resume:
         flags, hyper = resumed_flags(method, flags, hyper, folder, given)
         flags = replace(flags, resume=True)
+    else:
+        not_into(folder, flags.init_from, *(hyper.get(name) for name in (*RUNS, "teacher")))
     source = open_source(flags)
     names = class_names(source)
     assembly = prepare(method, flags, hyper, source, folder, say=say)
@@ -137,30 +142,39 @@ def run_from_flags(
     if flags.resume:
         same_data(folder, settings)
     if flags.devices > 1 and not is_launched():
-        if not flags.resume:
-            prepare_folder(folder, flags)
+        with alone(folder):
+            if not flags.resume:
+                prepare_folder(folder, flags)
         ended: Ending = launch(flags.devices, arguments(method, replace(flags, out=folder), hyper))
         whole = (folder / "encoder.safetensors").exists()
         return folder, ended if whole or ended == "stopped" else "max-time"
     machine = open_machine(flags)
-    _together(machine, folder, flags, source)
-    job = Job(
-        flags=flags,
-        source=source,
-        assembly=assembly,
-        folder=folder,
-        settings=settings,
-        machine=machine,
-        say=say if machine.first else (lambda text: None),
-        quiet=quiet,
-    )
-    if job.machine.first:
-        _tell(job)
-        write_settings(folder, {**settings, "machine": job.machine.describe()})
-    ended = _train(job)
-    if job.machine.first:
-        _close(job, ended)
+    with ExitStack() as held:
+        _together(machine, folder, flags, source, held)
+        job = Job(
+            flags=flags,
+            source=source,
+            assembly=assembly,
+            folder=folder,
+            settings=settings,
+            machine=machine,
+            say=say if machine.first else (lambda text: None),
+            quiet=quiet,
+        )
+        if job.machine.first:
+            _tell(job)
+            write_settings(folder, {**settings, "machine": job.machine.describe()})
+        ended = _train(job)
+        if job.machine.first:
+            _close(job, ended)
     return folder, ended
+
+
+def not_into(folder: Path, *begun: Path | str | None) -> None:
+    """Refuses the folder of a run that a new one goes on from: it would be deleted before it is read, or lost after."""
+    for run in begun:
+        if run and str(run) != "none" and os.path.realpath(run) == os.path.realpath(folder):
+            raise UserError(f"--out {folder} is the run that this one goes on from, which would be lost; give another")
 
 
 def _short(data: object) -> str:
@@ -169,14 +183,19 @@ def _short(data: object) -> str:
     return name.replace(":", "") or "data"
 
 
-def _together(machine: Machine, folder: Path, flags: Flags, source: Source) -> None:
-    """Makes the folder, if nobody has, and sees that all processes have the same data before any waits for another."""
+def _together(machine: Machine, folder: Path, flags: Flags, source: Source, held: ExitStack) -> None:
+    """Makes the folder, if nobody has, and sees that all processes have the same data before any waits for another.
+
+    From now on the first process has the folder to itself, until ``held`` ends.
+    """
     wrong = ""
-    if machine.first and flags.resume:
-        clear(folder)
-    elif machine.first and PREPARED not in os.environ:
+    if machine.first:
         try:
-            prepare_folder(folder, flags)
+            held.enter_context(alone(folder))
+            if flags.resume:
+                clear(folder)
+            elif PREPARED not in os.environ:
+                prepare_folder(folder, flags)
         except UserError as error:
             wrong = str(error)
     if machine.world > 1:
@@ -268,12 +287,26 @@ def _tell(job: Job) -> None:
         job.say(f"optimiser {name}: {words['name']}, {settings}")
     job.say(", ".join(f"{k} {v}" for k, v in machine.items()))
     if job.flags.resume:
-        before = read_settings(job.folder).get("machine", {})
-        changed = [f"{k} {before[k]} -> {machine[k]}" for k in machine if before.get(k, machine[k]) != machine[k]]
-        exact = f"as exact as arithmetic allows, for {', '.join(changed)}" if changed else "exact"
-        job.say(f"goes on in {job.folder} ({exact})")
+        job.say(f"goes on in {job.folder} ({_how_exact(job, read_settings(job.folder), machine)})")
     else:
         job.say(f"into {job.folder}")
+
+
+def _how_exact(job: Job, before: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    """What a run that goes on has in common with the one that was never stopped."""
+
+    def changes(name: str, now: Mapping[str, Any]) -> list[str]:
+        was = before.get(name)
+        was = was if isinstance(was, dict) else {}  # a file that a stranger wrote
+        return [f"{k} {was[k]} -> {now[k]}" for k in now if was.get(k, now[k]) != now[k]]
+
+    here, programs = changes("machine", machine), changes("versions", job.settings["versions"])
+    what = ", ".join(here + programs)
+    if any(change.startswith("processes ") for change in here) and "rank" in scopes(job.assembly.recipe.method):
+        return f"not as the run was begun: each process's batch norm sees its own part of a batch, for {what}"
+    if programs:
+        return f"as exact as other versions allow, for {what}"
+    return f"as exact as arithmetic allows, for {what}" if here else "exact"
 
 
 def _close(job: Job, ended: Ending) -> None:

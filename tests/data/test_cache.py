@@ -130,6 +130,35 @@ def test_only_small_sources_of_one_size_are_cached() -> None:
     assert not is_small(source)
 
 
+def test_what_a_killed_process_had_begun_goes_with_the_next_write(tmp_path: Path) -> None:
+    path = tmp_path / "f.arrow"
+    script = f"""
+import time
+from pathlib import Path
+from selfsight.data.cache import beside
+with beside(Path({str(path)!r})) as new:
+    new.write_bytes(b"half")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "begun\n"
+        write_beside(path, [b"whole"])
+        assert len(os.listdir(tmp_path)) == 2, "what one that lives has begun is its own"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    with beside(path) as one, beside(path) as other:  # of this process too
+        one.write_bytes(b"one")
+        other.write_bytes(b"other")
+        assert {path.name, one.name, other.name} == {*os.listdir(tmp_path)}
+    assert os.listdir(tmp_path) == ["f.arrow"]
+    assert path.read_bytes() == b"one"
+
+
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "f"
     write_beside(path, [b"old"])

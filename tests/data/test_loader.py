@@ -222,6 +222,13 @@ def test_a_plain_sweep_of_nothing_readable_is_an_error() -> None:
             list(plain_batches(Drawn(4, large=large, broken=(0, 1, 2, 3)), Corner(), batch_size=3))
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_a_share_of_nothing_readable_ends_no_sweep_of_several(large: bool) -> None:
+    source = Drawn(4, large=large, broken=(0, 1))
+    shares = [plain_batches(source, Corner(), batch_size=3, rank=rank, world=2) for rank in range(2)]
+    assert [[key.index.tolist() for _, key in share] for share in shares] == [[], [[2, 3]]]
+
+
 def test_parts_of_a_source_share_its_cache(tmp_path: Path) -> None:
     source = Drawn(40)
     for positions in (np.arange(5, 25), np.arange(10, 40)):

@@ -68,6 +68,48 @@ def test_one_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
         checkpoint.load(path)
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "no access .* (Permission denied), which may be sound"),
+        (OSError(errno.EIO, "Input/output error"), "no access .* (Input/output error), which may be sound"),
+        (OSError(errno.EMFILE, "Too many open files"), "no access .* (Too many open files), which may be sound"),
+        (MemoryError(), "not enough memory to read the checkpoint"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory to read the checkpoint"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_one_that_is_out_of_reach_is_not_called_damaged(
+    error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def out_of_reach(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint.zipfile, "ZipFile", out_of_reach)
+    with pytest.raises(UserError, match=told.replace("(", r"\(").replace(")", r"\)")) as raised:
+        checkpoint.load(path)
+    assert "--overwrite" not in str(raised.value)
+
+
+@pytest.mark.parametrize("error", [OSError("Invalid data stream"), OSError(errno.EINVAL, "Invalid argument")])
+def test_errors_of_the_system_that_a_damaged_one_gives(
+    error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An offset below 0, a stream that is no bz2."""
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def damaged(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint.zipfile, "ZipFile", damaged)
+    with pytest.raises(UserError, match="cut short, damaged or no checkpoint"):
+        checkpoint.load(path)
+
+
 def test_newer_and_foreign_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.pt"
     torch.save({"weights": 1}, path)

@@ -45,6 +45,22 @@ def test_a_resumed_run_forgets_what_it_will_write_again(tmp_path: Path) -> None:
     assert rows(tmp_path / "skipped.csv")[0]["where"] == "a.jpg"
 
 
+def test_names_with_ends_of_lines_outlive_a_resume_and_half_a_row_does_not(tmp_path: Path) -> None:
+    names = ["a\rb.jpg", "a\nb.jpg", "a\r\nb.jpg", 'a"\r"b.jpg', "\r", "plain.jpg"]
+    first = Journal(tmp_path, step=0, settings={})
+    for position, name in enumerate(names):
+        first.skip(position, name, "truncated")
+    whole = (tmp_path / "skipped.csv").read_bytes()
+    for half in (b"", b'9,"c', b'9,"c\r', b'9,"c\nd', b'9,"c\n', b"9,c.jpg,trunc", b"9,c.jpg,truncated\r"):
+        (tmp_path / "skipped.csv").write_bytes(whole + half)
+        again = Journal(tmp_path, step=21, settings={})
+        assert (tmp_path / "skipped.csv").read_bytes() == whole, half
+        again.skip(0, names[0], "heard of before")
+        assert [(row["where"], row["reason"]) for row in rows(tmp_path / "skipped.csv")] == [
+            (name, "truncated") for name in names
+        ]
+
+
 def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     journal = Journal(tmp_path, step=0, settings={}, loggers=("tensorboard",))

@@ -1,5 +1,6 @@
 """Signs of life: who falls silent is missed, who was never heard of is not; and whose fault an error is."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,11 +22,11 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Missed], p
     monkeypatch.setattr(pulse, "BEAT", 0.05)
     monkeypatch.setattr(pulse, "SILENCE", 0.4)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    ports: list[int] = []
+    ports: list[object] = []
 
-    def broadcast(port: list[int], src: int) -> None:
-        ports.extend(port if not ports else ())
-        port[:] = ports[:1]
+    def broadcast(said: list[object], src: int) -> None:
+        ports.extend(said if not ports else ())
+        said[:] = ports[:1]
 
     monkeypatch.setattr(pulse.dist, "broadcast_object_list", broadcast)
     begun: list[pulse._Pulse] = []
@@ -67,6 +68,23 @@ def test_the_first_one_is_missed_by_the_others(start: Callable[[int, Missed], pu
     first.stop()
     until(lambda: len(missed) == 2)
     assert sorted(missed) == [(1, [0]), (2, [0])]
+
+
+def test_strangers_datagrams_count_for_nothing(start: Callable[[int, Missed], pulse._Pulse]) -> None:
+    """Nor does one's own number: nothing would renew it, and the run would end when it falls silent."""
+    missed: Missed = []
+    first, second = start(0, missed), start(1, missed)
+    until(lambda: 1 in first.heard and 0 in second.heard)
+    ports = [each.socket.getsockname()[1] for each in (first, second)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        for port in ports:
+            for said in (b"0", b"1", b"2", b" 2", b"none 2", b"\xff", f"{first.word} 3".encode()):
+                stranger.sendto(said, ("127.0.0.1", port))
+        stranger.sendto(f"{first.word} 0".encode(), ("127.0.0.1", ports[0]))
+        stranger.sendto(f"{first.word} 2".encode(), ("127.0.0.1", ports[1]))
+    time.sleep(0.8)
+    assert not missed
+    assert (set(first.heard), set(second.heard)) == ({1}, {0})
 
 
 GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.2]:4711"

@@ -1,6 +1,9 @@
 """Small stand-ins: images in an array, and an encoder that is quick to run."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from selfsight.data.protocol import Source, Unreadable
+from selfsight.engine.run import OpenRun
+from selfsight.views.pipelines import PlainView, plain_view
 
 
 class Pictures:
@@ -58,6 +63,34 @@ class TinyEncoder(nn.Module):
         return nn.functional.adaptive_avg_pool2d(self.dense(x), 2).flatten(1)
 
 
+class Classifier(nn.Module):
+    """An encoder with a linear layer, as the methods with labels have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = TinyEncoder()
+        self.classifier = nn.Linear(self.encoder.width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.encoder(x))
+
+
+class Teacher(OpenRun):
+    """As much of a classifier's run as answers for pictures needs: two classes; by another ``scale``, another one."""
+
+    path, classes = Path("teacher"), ("a", "b")
+
+    def __init__(self, scale: float, plain: PlainView) -> None:
+        torch.manual_seed(0)
+        method = Classifier()
+        with torch.no_grad():
+            method.classifier.weight.mul_(scale)
+        self.made = SimpleNamespace(method=method, views=SimpleNamespace(plain=plain))
+
+    def recipe(self) -> Any:
+        return self.made
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """On tensors this small threads only wait for one another, and for whatever else the machine does."""
@@ -80,3 +113,9 @@ def encoder() -> TinyEncoder:
     made = TinyEncoder()
     made.norm.running_mean.normal_()  # pyright: ignore[reportOptionalMemberAccess]
     return made
+
+
+@pytest.fixture
+def teacher() -> Callable[[float], Teacher]:
+    """Makes a teacher that answers for pictures."""
+    return lambda scale: Teacher(scale, plain_view(16, None))

@@ -10,6 +10,7 @@ from selfsight.data.protocol import Source
 from selfsight.evaluation import online
 from selfsight.evaluation.features import Features
 from selfsight.evaluation.online import online_probe
+from selfsight.keyed import permutation
 from selfsight.views.pipelines import plain_view
 
 Make = Callable[..., Source]
@@ -44,6 +45,19 @@ def test_labels_that_tell_nothing_apart_give_no_probe(encoder, pictures: Make) -
     one = pictures(20, size=32)
     one.labels = np.zeros(20, dtype=np.int64)  # pyright: ignore[reportAttributeAccessIssue]
     assert online_probe(encoder, plain_view(32, None), one, device=torch.device("cpu"), workers=0) is None
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_what_cannot_be_read_neither_asks_nor_answers(encoder, pictures: Make, part: int) -> None:
+    """Of 14 images four ask: the bank of ten is smaller than k, and smaller yet without one that cannot be read."""
+    drawn = permutation(14, seed=0, epoch=0, stream="probe").tolist()
+    parts = (drawn[4:], drawn[:4])
+    for broken, scored in (((parts[part][0],), True), (tuple(parts[part]), False)):
+        source = pictures(14, broken=broken)
+        probe = online_probe(encoder, plain_view(16, None), source, device=torch.device("cpu"), workers=0)
+        assert probe is not None
+        score = probe()
+        assert score is not None and 0 <= score <= 1 if scored else score is None
 
 
 def _features(part: Source) -> Features:

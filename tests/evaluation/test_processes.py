@@ -1,4 +1,5 @@
-"""Two processes give what one gives: features gathered in order, one embedded file, one classifier."""
+"""Two processes give what one gives: features gathered in order, one embedded file, one classifier, one set
+of a teacher's answers."""
 
 import os
 import socket
@@ -11,12 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 WORK = """
-import sys
+import os, sys
+from contextlib import nullcontext
 from pathlib import Path
 from dataclasses import replace
+import numpy as np
 import torch
 sys.path.insert(0, sys.argv[1])
-from conftest import Pictures, TinyEncoder
+from conftest import Pictures, Teacher, TinyEncoder
+from selfsight.errors import UserError
+from selfsight.evaluation import answers
 from selfsight.distributed import rank, world_size
 from selfsight.evaluation.embed import embed
 from selfsight.evaluation.evaluate import evaluate
@@ -24,7 +29,7 @@ from selfsight.evaluation.attentive import attentive
 from selfsight.evaluation.features import extract
 from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.linear_sgd import linear_sgd
-from selfsight.evaluation.processes import processes
+from selfsight.evaluation.processes import meet, processes
 from selfsight.evaluation.subject import crop_of
 from selfsight.views.pipelines import plain_view
 
@@ -45,6 +50,37 @@ with processes("cpu"):
     torch.save({"x": x.x, "positions": x.positions, "labels": x.labels, **kept}, out / f"{rank()}.pt")
     assert world_size() == int(sys.argv[3])
 assert not torch.distributed.is_initialized()
+
+def answered(scale):
+    how = {"device": "cpu", "workers": 0, "part": 9}
+    return answers.write_answers(Teacher(scale, plain), source, np.arange(40), out / "answers", **how)
+
+alone, first = sys.argv[3] == "1", os.environ["RANK"] == "0"
+assert answered(1.0) == "done"
+kept = answers.write_atomically, Path.unlink, answers.interruption
+
+def elsewhere(path, **how):
+    assert path.parent.name != "answers"
+    kept[1](path, **how)
+
+if not first:  # the others neither clear nor write, and what stops one of them stops all
+    answers.write_atomically, Path.unlink = None, elsewhere
+    answers.interruption = lambda: nullcontext(lambda: True)
+assert answered(2.0) == ("done" if alone else "stopped")
+answers.interruption = kept[2]
+assert answered(2.0) == "done"
+found = answers.read_answers(out / "answers")
+places, told = map(torch.from_numpy, (found.positions, found.rows(np.arange(39))))
+torch.save({"places": places, "told": told}, out / f"told-{os.environ['RANK']}.pt")
+with processes("cpu") as place:
+    meet(place)  # both have read
+if first:
+    (out / "answers" / "answers.json").write_text("[")
+try:
+    answered(2.0)
+    raise AssertionError("damaged facts were taken")
+except UserError:  # by all of them
+    answers.write_atomically, Path.unlink, _ = kept
 for name in ("f.npy", "f.parquet"):
     got = embed(encoder, data=source, out=out / name, batch_size=4, plain=plain)
     assert (got.rows, got.shape, got.skipped) == (39, (32,), 2)
@@ -118,6 +154,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert table["position"].to_pylist() == expected
     assert np.allclose(np.stack(table["feature"].to_numpy(zero_copy_only=False)), one["x"].numpy(), atol=1e-6)
     assert (tmp_path / "2/f.npy.csv").read_text() == (tmp_path / "1/f.npy.csv").read_text()
+    alone, left, right = (torch.load(tmp_path / f"{name}.pt") for name in ("1/told-0", "2/told-0", "2/told-1"))
+    for got in (left, right):
+        assert got["places"].tolist() == alone["places"].tolist() == [i for i in range(40) if i != 5]
+        assert torch.allclose(got["told"], alone["told"], atol=1e-6)
     assert sorted(path.name for path in (tmp_path / "2").iterdir()) == sorted(
-        ["0.pt", "1.pt", "f.npy", "f.npy.csv", "f.parquet"]
+        ["0.pt", "1.pt", "answers", "f.npy", "f.npy.csv", "f.parquet", "told-0.pt", "told-1.pt"]
     )

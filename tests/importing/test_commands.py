@@ -56,6 +56,30 @@ def test_the_run_says_where_it_came_from(run):
     assert yaml.safe_load((run / "run.yaml").read_text()) == settings
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_an_import_that_was_killed_is_a_run_to_overwrite(
+    older: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the weights are there; an older run's settings never stand beside them."""
+    out = run if older else tmp_path / "new"
+    words = [*MAE, "--pool", "mean", "--out", str(out), "--overwrite"]
+    seen: list[str] = []
+
+    def killed(encoder: object, folder: Path, **facts: object) -> None:
+        seen.append((folder / "run.yaml").read_text())
+        assert not (folder / "encoder.safetensors").exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("selfsight.importing.checkpoint.save_encoder", killed)
+        with pytest.raises(SystemExit):
+            main(["import", str(tmp_path / "mae.pth"), *words])
+    assert "--pool mean" in seen[0]
+    main(["import", str(tmp_path / "mae.pth"), *words])
+    assert (out / "run.yaml").read_text() == seen[0]
+    assert (out / "encoder.safetensors").exists()
+
+
 def test_the_view_is_the_official_codes(tmp_path):
     beit = selfsight.import_checkpoint(written("beit", tmp_path), out=tmp_path / "a", image_size=192)
     assert beit.plain.normalise == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -38,7 +38,7 @@ def student(**options: object) -> NoisyStudent:
         "dropout": 0.0,
         "smoothing": 0.1,
         "labels": LABELS,
-        "answers": ANSWERS,
+        "answers": ANSWERS.__getitem__,
         "rows": ROWS,
     }
     return NoisyStudent(Flat(), **{**told, **options})  # pyright: ignore
@@ -137,3 +137,17 @@ def test_it_copies_counts() -> None:
     two(torch.randn(4, 2))
     follow_(one, two, 0.9)
     assert int(one.num_batches_tracked or 0) == 1
+
+
+def test_a_device_gets_the_batchs_answers_alone() -> None:
+    """All answers of a large source would not fit on it: what is not a buffer stays where it is."""
+    asked: list[Tensor] = []
+
+    def answers(rows: Tensor) -> Tensor:
+        asked.append(rows)
+        return ANSWERS[rows]
+
+    method = student(answers=answers)
+    assert not {"answers", "rows"} & dict(method.named_buffers()).keys()
+    method.targets(INDEX)
+    assert [len(rows) for rows in asked] == [len(INDEX)]

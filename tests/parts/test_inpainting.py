@@ -46,7 +46,19 @@ def test_the_codes_decoders() -> None:
     assert isinstance(centre[-1], nn.Tanh)
 
 
-@pytest.mark.parametrize(("grid", "size", "bottleneck"), [(4, 16, 0), (4, 32, 10), (7, 112, 0), (3, 40, 0), (8, 8, 0)])
+def test_a_wide_map_is_narrowed_before_the_bottleneck() -> None:
+    """A ResNet-50's 2048 channels of 7 x 7 places would take half a billion weights; so it is the code's 512."""
+    with torch.device("meta"):
+        painter, code = Painter(2048, 7, 3, 112, bottleneck=4000), Painter(2048, 4, 3, 64, bottleneck=4000)
+    assert sum(layer.weight.numel() for layer in painter if hasattr(layer, "weight")) < 205e6
+    assert sum(layer.weight.numel() for layer in code if hasattr(layer, "weight")) < 70e6
+    assert [type(layer).__name__ for layer in list(painter)[:4]] == ["Conv2d", "BatchNorm2d", "LeakyReLU", "Conv2d"]
+    assert (painter[0].out_channels, painter[3].in_channels, painter[3].out_channels) == (512, 512, 4000)
+
+
+@pytest.mark.parametrize(
+    ("grid", "size", "bottleneck"), [(4, 16, 0), (4, 32, 10), (2, 16, 3), (7, 112, 0), (3, 40, 0), (8, 8, 0)]
+)
 def test_pictures_have_the_size_that_is_asked_for(grid: int, size: int, bottleneck: int) -> None:
     painter = Painter(6, grid, 5, size, filters=2, bottleneck=bottleneck)
     picture = painter(torch.randn(2, 6, grid, grid))

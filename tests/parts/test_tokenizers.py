@@ -5,9 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from selfsight.encoders import dalle
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.dalle import Shape, from_official, shape_of
 from selfsight.errors import UserError
+from selfsight.losses import codes
+from selfsight.parts import tokenizers
 from selfsight.parts.tokenizers import CodeHead, DalleDecoder, Tokenizer
 
 
@@ -125,3 +128,16 @@ def test_a_tokenizer_stays_as_it_is() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(tokenizer(x), codes)
         assert torch.equal(tokenizer(x.double()), codes)
+
+
+def test_what_encoder_and_decoder_each_have_is_the_same() -> None:
+    """Encoders, parts and losses may not import each other, so the convolution and the margin stand in two places."""
+    assert dalle.MARGIN == codes.MARGIN
+    made = []
+    for convolution in (dalle.conv, tokenizers._conv):
+        torch.manual_seed(0)
+        made.append(convolution(6, 4, 3))
+    one, other = made
+    assert (one.padding, one.stride) == (other.padding, other.stride)
+    assert torch.equal(one.weight, other.weight)
+    assert torch.equal(one.bias, other.bias)

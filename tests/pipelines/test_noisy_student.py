@@ -58,7 +58,7 @@ def test_each_round_is_a_run_that_learns_from_the_one_before(whole: Path) -> Non
     state = torch.load(whole / "2-student" / "checkpoints" / "last.pt", weights_only=True)
     assert state["step"] == 2 * (labelled // 20), "an epoch counts labelled images"
     assert selfsight.load_classifier(runs[2].path)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    places, told = read_answers(whole / "2-student-answers")
+    places, told = told_in(whole / "2-student-answers")
     assert len(places) == 300 - labelled
     np.testing.assert_allclose(told.sum(axis=1), 1, atol=1e-5)
     source = runs[0].source()
@@ -67,6 +67,12 @@ def test_each_round_is_a_run_that_learns_from_the_one_before(whole: Path) -> Non
     with torch.no_grad():
         answer = selfsight.load_classifier(runs[0].path)(x).softmax(dim=1)
     np.testing.assert_allclose(told[:5], answer.numpy(), atol=1e-4)
+
+
+def told_in(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The positions and probabilities of all answers."""
+    found = read_answers(folder)
+    return found.positions, found.rows(np.arange(len(found.positions)))
 
 
 def _key(n: int) -> Any:
@@ -140,20 +146,20 @@ def test_answers_go_on_part_by_part(whole: Path, tmp_path: Path) -> None:
     parts = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "a").glob("part-*"))}
     assert len(parts) == 4
     first, last = next(iter(parts)), list(parts)[3]
-    places, told = read_answers(tmp_path / "a")
+    places, told = told_in(tmp_path / "a")
     assert places.tolist() == some.tolist()
     first.unlink()
     with pytest.raises(UserError, match="has 3 of 4 parts of a teacher's answers"):
         read_answers(tmp_path / "a")
     assert write_answers(teacher, source, some, tmp_path / "a", **how, seconds=0.0) == "max-time"
     assert write_answers(teacher, source, some, tmp_path / "a", **how) == "done"
-    np.testing.assert_array_equal(read_answers(tmp_path / "a")[1], told)
+    np.testing.assert_array_equal(told_in(tmp_path / "a")[1], told)
     assert last.stat().st_mtime_ns == parts[last], "what is there stays"
     count = len(said)
     assert write_answers(teacher, source, some, tmp_path / "a", **how) == "done"
     assert len(said) == count
     write_answers(open_run(whole / "2-student"), source, some, tmp_path / "a", **how)  # another teacher's: all anew
-    assert not np.array_equal(read_answers(tmp_path / "a")[1], told)
+    assert not np.array_equal(told_in(tmp_path / "a")[1], told)
 
 
 def test_one_round_follows_any_classifier(whole: Path, tmp_path: Path) -> None:

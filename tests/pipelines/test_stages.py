@@ -17,7 +17,7 @@ import selfsight
 from selfsight.cli import main
 from selfsight.engine.run import OpenRun, open_run
 from selfsight.errors import UserError
-from selfsight.evaluation.classifier import tuned_labels
+from selfsight.evaluation.classifier import tuned_labels, tuned_run
 from selfsight.flags import Flags
 from selfsight.keyed import Key
 from selfsight.pipelines.stages import distill, finetune, run_stage
@@ -259,6 +259,13 @@ def test_images_without_labels_are_left_to_the_student(tmp_path: Path) -> None:
         (["finetune", "FIRST", "--backbone", "resnet18"], "--backbone"),
         (["finetune", "TUNED"], "is fine-tuned already; give the pretrained run"),
         (["finetune", "FIRST", "--out", "TUNED"], "holds another run"),
+        (["finetune", "FIRST", "--out", "FIRST", "--overwrite"], "is the run that this one goes on from"),
+        (["distill", "TUNED", "--out", "TUNED", "--overwrite"], "is the run that this one goes on from"),
+        (["noisy_student", "TUNED", "--out", "LINK", "--overwrite"], "is the run that this one goes on from"),
+        (
+            ["pretrain", "simclr_v2", "--init-from", "FIRST", "--out", "FIRST", "--overwrite", "--devices", "2"],
+            "is the run that this one goes on from",
+        ),
         (["finetune", "FIRST", "--data", "PLAIN"], "has no labels, which a classifier needs; give --labels"),
         (["distill", "FIRST"], "is a run of simclr_v2, no classifier: selfsight finetune"),
         (["distill", "TUNED", "--backbone", "resnet81"], "unknown backbone 'resnet81'"),
@@ -282,7 +289,8 @@ def test_mistakes_get_one_line(
 ) -> None:
     np.save(tmp_path / "plain.npy", np.zeros((30, 3, 32, 32), dtype=np.uint8))
     names = {"FIRST": str(first.path), "TUNED": str(tuned.path), "PLAIN": str(tmp_path / "plain.npy")}
-    names["PARENT"] = str(first.path.parent)
+    names |= {"PARENT": str(first.path.parent), "LINK": str(tmp_path / "link")}
+    (tmp_path / "link").symlink_to(tuned.path)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -299,6 +307,8 @@ def test_mistakes_get_one_line(
     assert "Traceback" not in said
     assert not list(work.iterdir()), "a refused call leaves nothing behind"
     assert yaml.safe_load((tuned.path / "run.yaml").read_text()) == before
+    assert all(run.finished and (run.path / "checkpoints" / "last.pt").exists() for run in (first, tuned))
+    assert not list(tmp_path.glob("*-answers"))
 
 
 def test_help_says_what_is_needed_and_hides_what_follows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,6 +320,22 @@ def test_help_says_what_is_needed_and_hides_what_follows(capsys: pytest.CaptureF
         text = capsys.readouterr().out
         assert all(word in text for word in shown), text
         assert not any(word in text for word in hidden), text
+
+
+@pytest.mark.parametrize("teachers", [{"a": "a"}, {"a": "b", "b": "a"}], ids=str)
+def test_teachers_in_a_circle_are_refused(teachers: dict[str, str], tuned: OpenRun, tmp_path: Path) -> None:
+    """Nobody trains so, but a run.yaml may say so; it was followed for ever."""
+    for name, teacher in teachers.items():
+        settings = {**tuned.settings, "method": "distill"}
+        settings["hyper"] = {**settings["hyper"], "teacher": str(tmp_path / teacher)}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(UserError, match="is its own teacher"):
+        tuned_run(open_run(tmp_path / "a"))
+    settings["hyper"].pop("teacher")
+    (tmp_path / "a" / "run.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(UserError, match="does not say who its teacher was"):
+        tuned_run(open_run(tmp_path / "a"))
 
 
 @pytest.mark.slow

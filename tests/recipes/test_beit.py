@@ -92,6 +92,15 @@ def test_an_encoder_that_was_trained_before_is_kept() -> None:
     assert all(torch.equal(before[name], x) for name, x in encoder.state_dict().items())  # type: ignore[attr-defined]
 
 
+def test_a_plain_transformer_serves_as_well() -> None:
+    encoder = build_encoder("vit_tiny_patch16_224", image_size=32, patch_size=4, embed_dim=24, depth=1, num_heads=2)
+    recipe = wired(Setting(encoder=encoder, image_size=32, samples=100, batch_size=4), told(groups=3))
+    assert encoder.model.global_pool == "avg"  # type: ignore[union-attr]  # no loss reads the class token
+    loss, moved = one_step(recipe, rendered(recipe))
+    assert loss == pytest.approx(math.log(32), abs=0.2)
+    assert moved > 0
+
+
 def test_decay() -> None:
     """Mask token and table of positions decay, class token, layer scales and biases do not (optim_factory.py)."""
     recipe = wired(setting(32, 4), told(groups=3))
@@ -122,6 +131,10 @@ def test_what_is_missing_is_said_in_one_line(tmp_path: Path) -> None:
     at_hand = Setting(encoder=build_encoder("small_cnn", image_size=32), image_size=32, samples=10)
     with pytest.raises(ValueError, match="not small_cnn; try --backbone beit_base_patch16_224"):
         beit(at_hand, tokenizer=str(tmp_path))
+    windows = {"patch_size": 2, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 1)}
+    merging = build_encoder("swin_tiny_patch4_window7_224", image_size=32, **windows)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="keeps its patches apart, not swin_tiny_patch4_window7_224; try --backbone"):
+        wired(Setting(encoder=merging, image_size=32, samples=10), told())
     nothing = tmp_path / "weights.pt"
     torch.save({"model": nn.Linear(1, 1)}, nothing)
     with pytest.raises(UserError, match="without executing it"):

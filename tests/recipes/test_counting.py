@@ -80,3 +80,9 @@ def test_a_transformer_counts_where_its_patches_divide_a_tile() -> None:
     odd = build_encoder("vit_tiny_patch16_224", image_size=40, patch_size=8, embed_dim=24, depth=1, num_heads=2)
     with pytest.raises(ValueError, match="take a multiple of 16 as --image-size"):
         counting(Setting(encoder=odd, image_size=40, samples=100))
+
+
+def test_an_encoder_that_takes_no_tiles_is_refused_at_once() -> None:
+    fixed = build_encoder("beit_base_patch16_224", image_size=48, patch_size=8, embed_dim=24, depth=1, num_heads=2)
+    with pytest.raises(ValueError, match="does not encode patches of 24 px; use a convolutional --backbone"):
+        counting(Setting(encoder=fixed, image_size=48, samples=100))

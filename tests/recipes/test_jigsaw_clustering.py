@@ -86,6 +86,7 @@ def test_a_transformer_takes_montages_whose_pieces_are_whole_patches() -> None:
     options = {"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 8}
     encoder = build_encoder("vit_tiny_patch16_224", image_size=48, **options)
     recipe = jigsaw_clustering(Setting(encoder=encoder, image_size=48, samples=IMAGENET), projection=8)
+    assert encoder.model.global_pool == "avg"  # type: ignore[union-attr]  # no loss reads the class token
     loss, moved = one_step(recipe, rendered(recipe, 4), epoch=0)
     assert loss > 0
     assert moved > 0

@@ -17,6 +17,7 @@ from selfsight.data.order import SHUFFLED, Mixed
 from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import build_optimiser
 from selfsight.errors import UserError
+from selfsight.evaluation.answers import as_rows
 from selfsight.evaluation.finetune import labelled_fraction
 from selfsight.recipes.noisy_student import noisy_student
 from selfsight.recipes.recipe import Recipe, Setting
@@ -27,7 +28,7 @@ LABELS = np.arange(4000) % 4
 def answers(folder: Path, positions: np.ndarray, probabilities: np.ndarray) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "answers.json").write_text(json.dumps({"parts": 1}))
-    np.savez(folder / "part-00000.npz", positions=positions, probabilities=probabilities.astype(np.float32))
+    np.save(folder / "part-00000.npy", as_rows(positions, probabilities))
     return str(folder)
 
 

@@ -6,10 +6,11 @@ import pytest
 from paper_size import at, large, one_step, rendered, scopes, small
 from torch import nn
 
+from selfsight.encoders.build import build_encoder
 from selfsight.engine.optimisers import LARS
 from selfsight.losses.pixels import pixel_consistency, pixel_contrast
 from selfsight.recipes.pixpro import pixcontrast, pixpro
-from selfsight.recipes.recipe import Recipe, skip_vectors
+from selfsight.recipes.recipe import Recipe, Setting, skip_vectors
 from selfsight.views import augment
 
 
@@ -94,3 +95,10 @@ def test_flags_that_cannot_be_meant() -> None:
         pixpro(small(), gamma=-1)
     with pytest.raises(ValueError, match="--threshold must be greater than 0"):
         pixcontrast(small(), threshold=0)
+
+
+@pytest.mark.parametrize("recipe", [pixpro, pixcontrast])
+def test_the_feature_of_a_transformer_is_the_mean_of_its_patches(recipe: type) -> None:
+    encoder = build_encoder("vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2)
+    recipe(Setting(encoder=encoder, image_size=32, samples=100), hidden=8, projection=8)
+    assert encoder.model.global_pool == "avg"  # type: ignore[union-attr]  # no loss reads the class token

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -16,7 +17,7 @@ from selfsight.report import gather, page
 from selfsight.report.atlas import atlas, project
 from selfsight.report.charts import curve, embedding, smooth, thin
 from selfsight.report.content import ReportContent
-from selfsight.report.sections import all_sections
+from selfsight.report.sections import all_sections, repeat
 
 HOSTILE = "<img src=x onerror=alert(1)> </script> & \" '"
 IDS = "evaluation training monitors views map neighbours throughput skipped recipe repeat".split()
@@ -108,6 +109,28 @@ def test_every_string_is_escaped(content):
     assert not [attrs for _, attrs in outline.tags if "onerror" in attrs]
     assert outline.ids("section") == IDS
     assert not [attrs for _, attrs in outline.tags if attrs.get("src") == "x"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rm -r runs",
+        "selfsight pretrain simclr; rm -r runs",
+        "selfsight pretrain simclr $(touch owned)",
+        "selfsight pretrain simclr --out runs/precious --overwrite",
+        "selfsight pretrain simclr 'unclosed",
+        "selfsight export runs/x --format timm",
+        ["selfsight", "pretrain"],
+    ],
+)
+def test_a_command_that_is_no_run_of_ours_is_not_held_out_to_be_copied(command):
+    """Who shows a run's report may have it from somebody else."""
+    content = ReportContent(name="runs/a; b", settings={"command": command})
+    parts = repeat(content).parts
+    assert [part.kind for part in parts] == ["note", "code"]
+    assert parts[1].body.startswith("selfsight pretrain --from 'runs/a; b/run.yaml'")
+    ours = shlex.join(["selfsight", "pretrain", "simclr", "--data", "my images"])
+    assert repeat(replace(content, settings={"command": ours})).parts[0].body == ours
 
 
 def test_figures_are_plotly_s_and_finite(content):

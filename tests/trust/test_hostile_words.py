@@ -25,6 +25,7 @@ from selfsight.data.protocol import DataError
 from selfsight.data.sampler import Sampler
 from selfsight.encoders.store import load_encoder
 from selfsight.engine.run import open_run
+from selfsight.engine.stored import fits
 from selfsight.errors import UserError
 from selfsight.flags import SEEDS, Flags, flags_from, seconds
 from selfsight.pipelines.chain import settle
@@ -266,6 +267,14 @@ def _places(tree: Any) -> Any:
             yield from _places(tree[key])
 
 
+HARMFUL = frozenset({"--overwrite", "--resume", "--out"})
+MORE = st.dictionaries(
+    st.sampled_from(["overwrite", "resume", "out", "out=x --overwrite", "temperature", "projection", "init_from"])
+    | TEXT,
+    ANY | st.just("/home/somebody/runs/precious"),
+    max_size=2,
+)
+"""Hyper-parameters that somebody has added."""
 CHANGES = st.lists(st.tuples(st.integers(0, 500), ANY | st.just(...)), min_size=1, max_size=3)
 
 
@@ -278,9 +287,11 @@ def test_settings_of_a_run(examples: int, promise, run: Path, tmp_path: Path, mo
     folder.mkdir()
 
     @tried(examples)
-    @given(CHANGES)
-    def check(changes: list[tuple[int, Any]]) -> None:
+    @given(CHANGES | st.just([]), MORE)
+    def check(changes: list[tuple[int, Any]], more: dict[str, Any]) -> None:
         false = falsified(sound, changes)
+        if isinstance(false.get("hyper"), dict):
+            false["hyper"] |= more
         (folder / "run.yaml").write_text(yaml.safe_dump(false, allow_unicode=True), encoding="utf-8")
         opened, line = refused(lambda: open_run(folder))
         kept(opened is not None or bool(line), f"{changes}: {line}")
@@ -288,13 +299,47 @@ def test_settings_of_a_run(examples: int, promise, run: Path, tmp_path: Path, mo
             built, line = refused(lambda: opened.assembly)
             kept(built is not None or bool(line), f"{changes}: {line}")
         words, line = refused(lambda: from_file(["pretrain", "--from", str(folder / "run.yaml")]))
-        harmless = words is not None and not {"--overwrite", "--resume", "--out"} & {*words}
-        kept(harmless or bool(line), f"{changes}: {words} {line}")
+        harmless = words is not None and not HARMFUL & {word.split("=")[0] for word in words}
+        kept(harmless or bool(line), f"{changes} {more}: {words} {line}")
 
     before = listing(tmp_path, without=(folder,))
     with started() as others:
         check()
     kept(not others and not changed(before, listing(tmp_path, without=(folder,))), str(others))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hyper": {"overwrite": True, "out": "precious"}}, "unknown hyper-parameter of simclr"),
+        ({"hyper": {"out": "precious"}}, "unknown hyper-parameter of simclr 'out'"),
+        ({"hyper": {"temperature": "--overwrite"}}, "hyper.temperature is '--overwrite'"),
+        ({"hyper": {"temperature": None}}, None),
+        ({"method": "finetune"}, "init_from is missing"),
+        ({"method": "finetune", "flags": {"init_from": "--overwrite"}}, None),
+        ({"method": "distill", "hyper": {"teacher": "--out=precious"}}, None),
+    ],
+    ids=str,
+)
+def test_a_run_file_cannot_say_what_becomes_of_another_run(
+    changes: dict[str, Any], said: str | None, promise, run: Path, tmp_path: Path
+) -> None:
+    kept: Kept = promise(RUN)
+    sound = yaml.safe_load((run / "run.yaml").read_text())
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(sound | changes))
+    words, line = refused(lambda: from_file(["pretrain", "--from", str(tmp_path / "run.yaml")]))
+    if said is None:
+        harmless = words is not None and not HARMFUL & {word.split("=")[0] for word in words}
+        kept(harmless and "None" not in words, f"{words} {line}")
+    else:
+        kept(line is not None and said in line and one_line(line), f"{words} {line}")
+
+
+def test_no_method_names_a_hyper_parameter_as_a_flag_of_every_run() -> None:
+    """Else a run.yaml could say under the one name what it may not under the other."""
+    every = {f.name for f in fields(Flags)}
+    for name in (*catalogue.cards(), *catalogue.stages()):
+        assert not every & catalogue.hyper_parameters(name).keys(), name
 
 
 def _small(told: dict[str, Any]) -> bool:
@@ -405,18 +450,44 @@ def test_facts_of_an_encoder(examples: int, promise, run: Path, tmp_path: Path) 
 @lengths(60, 600)
 def test_settings_of_a_pipeline(examples: int, promise, tmp_path: Path) -> None:
     kept: Kept = promise(PIPELINE)
-    sound = {"format": 1, "pipeline": "simclr_v2", "settings": {"data": "world", "seed": 0}}
+    sound = {"format": 1, "pipeline": "simclr_v2", "settings": {"data": "world", "fraction": 0.1, "seed": 0}}
+    kinds, defaults = {"data": str | None, "fraction": float | None, "seed": int | None}, {"data": "world", "seed": 0}
 
     @tried(examples)
     @given(CHANGES, st.binary(max_size=60), st.booleans())
     def check(changes: list[tuple[int, Any]], content: bytes, raw: bool) -> None:
         text = yaml.safe_dump(falsified(sound, changes), allow_unicode=True).encode()
         (tmp_path / "pipeline.yaml").write_bytes(content if raw else text)
-        asked = {"data": "world", "seed": 1}
-        found, line = refused(lambda: settle(tmp_path, "simclr_v2", asked, ["seed"], later={}, overwrite=False))
-        kept(isinstance(found, dict) or bool(line), f"{changes} {content!r}: {line}")
+        asked: dict[str, Any] = {"data": "world", "fraction": None, "seed": 1}
+        how: dict[str, Any] = {"kinds": kinds, "defaults": defaults, "later": {}, "overwrite": False}
+        found, line = refused(lambda: settle(tmp_path, "simclr_v2", asked, [], **how))
+        whole = found is not None and all(fits(found[name], kind) for name, kind in kinds.items())
+        kept((whole and found.keys() == kinds.keys()) or bool(line), f"{changes} {content!r}: {found} {line}")
 
     check()
+
+
+@pytest.mark.parametrize("name", ["simclr_v2", "noisy_student"])
+def test_pipelines_that_are_gone_on_with(
+    name: str, promise, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command itself: what the file has not is filled in, and what is there is judged like a flag."""
+    kept: Kept = promise(PIPELINE)
+    for settings_, said in (
+        ({"data": "world:60", "fraction": 7}, "--fraction is 7"),
+        ({"data": str(tmp_path / "no" / "such")}, "such"),
+        ({"data": 3}, "data is 3"),
+        ({"fraction": "much"}, "fraction is 'much'"),
+        ({"no_such": 1}, "unknown setting 'no_such'"),
+        ({"seed": -1}, "--seed is -1"),
+    ):
+        told = {"format": 1, "pipeline": name, "settings": settings_}
+        (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(told))
+        with pytest.raises(SystemExit) as left:
+            main(["pipeline", name, "--out", str(tmp_path)])
+        lines = capsys.readouterr().err.splitlines()
+        kept(left.value.code == 2 and len(lines) == 1 and said in lines[0], f"{settings_}: {lines}")
+    kept([path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"], name)
 
 
 @lengths(25, 150)

@@ -162,6 +162,28 @@ def test_a_rate_that_is_far_too_high_is_named_before_anything_is_saved(promise: 
     fits(not (tmp_path / "run" / "checkpoints" / "last.pt").exists(), "a checkpoint of nothing good")
 
 
+@pytest.mark.parametrize("limit", ["0.01s", None])
+def test_a_run_that_ends_before_it_looked_does_not_say_that_it_saved(
+    limit: str | None, spoil: Callable[..., None], promise: Promises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, which is not asked before each update: here the CPU is not asked either."""
+
+    class Unasked(loop.Updater):
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            self.looks = False
+
+    monkeypatch.setattr(loop, "Updater", Unasked)
+    spoil("value", 0, 0)
+    said: list[str] = []
+    with pytest.raises(TrainingError) as raised:
+        pretrain("simclr", **QUICK, log_every=20, max_time=limit, out=tmp_path / "run", say=said.append)
+    kept = promise(KEPT)
+    kept("step 0: not finite" in str(raised.value), str(raised.value))
+    kept(not any("saved" in line for line in said), str(said))
+    kept(not (tmp_path / "run" / "checkpoints" / "last.pt").exists(), "a checkpoint of nothing good")
+
+
 def test_images_and_half_precision_get_their_own_advice(promise: Promises) -> None:
     fits = promise(FITS)
 

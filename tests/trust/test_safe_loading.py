@@ -130,7 +130,7 @@ def test_settings_are_plain_values(run: Path, tmp_path: Path, promise: Promises)
     marker = tmp_path / "executed"
 
     def pipeline() -> Any:
-        return settle(tmp_path, "simclr_v2", {}, (), later={}, overwrite=False)
+        return settle(tmp_path, "simclr_v2", {}, (), kinds={}, defaults={}, later={}, overwrite=False)
 
     loads: list[tuple[Path, Callable[[], Any]]] = [
         (run / "run.yaml", lambda: open_run(run)),

@@ -9,11 +9,12 @@ an error to handle and not a crash.
 
 import hashlib
 import os
+import platform
 import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxtyping import UInt8
 
 from selfsight.data.protocol import DataError, Source, Unreadable
 from selfsight.sizes import SMALL
+from selfsight.writing import is_another
 
 _PAGE = 4096
 
@@ -46,11 +48,24 @@ def digest(*parts: bytes | str | np.ndarray) -> str:
     return state.hexdigest()[:16]
 
 
+_begun: set[str] = set()
+
+
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A new file to write, renamed to ``path`` at the end: ``path`` is the old or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    """A new file to write, renamed to ``path`` at the end: ``path`` is the old or the new one, never a part.
+
+    What dead processes of this machine left of the same file is deleted: machines may share the cache folder.
+    """
+    whose = f".{digest(path.name)}.{digest(platform.node())}."
+    for left in path.parent.glob(f"{whose}*"):
+        process = left.name.removeprefix(whose).split(".")[0]
+        if process.isdecimal() and not is_another(int(process)) and str(left) not in _begun:
+            with suppress(OSError):
+                left.unlink()
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{whose}{os.getpid()}.")
     os.close(handle)
+    _begun.add(name)
     try:
         yield Path(name)
         os.replace(name, path)
@@ -58,6 +73,7 @@ def beside(path: Path) -> Iterator[Path]:
         raise DataError(f"cannot write {path} ({error.strerror}); free space or set SELFSIGHT_CACHE") from None
     finally:
         Path(name).unlink(missing_ok=True)
+        _begun.discard(name)
 
 
 def write_beside(path: Path, chunks: Iterable[Any]) -> None:

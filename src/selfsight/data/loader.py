@@ -18,7 +18,7 @@ from torch import Tensor
 from selfsight.batches import Images
 from selfsight.data.cache import is_small
 from selfsight.data.order import SHUFFLED, Order
-from selfsight.data.protocol import DataError, Source
+from selfsight.data.protocol import NoneReadable, Source
 from selfsight.data.reading import ReadMany, Skip, read_all, read_readable, whole_images
 from selfsight.data.sampler import Sampler, shard
 from selfsight.data.workers import CHUNK, Chunk, Cutting, Workers, default_workers, joined, key_of
@@ -125,7 +125,8 @@ def plain_batches(
 ) -> Iterator[tuple[Pixels, Key]]:
     """Every readable image once, in order: this rank's contiguous share (shares may differ by one).
 
-    ``batch_size`` counts this rank's samples. Raises ``DataError`` where no image of the share can be read.
+    ``batch_size`` counts this rank's samples. Raises ``NoneReadable`` where no image can be read; of several ranks one
+    whose share has none yields nothing, since only all together know whether that ends anything.
     """
     mine = shard(len(source), rank=rank, world=world)
     blocks = (np.arange(a, min(a + batch_size, mine.stop)) for a in range(mine.start, mine.stop, batch_size))
@@ -139,8 +140,10 @@ def plain_batches(
         seen += len(positions)
         if len(positions):
             yield images, key_of(0, 0, positions)
-    if len(mine) and not seen:
-        raise DataError(f"none of {len(mine):,} images of {source.name} can be read; {source.where(mine[0])} {reason}")
+    if len(mine) and not seen and world == 1:
+        raise NoneReadable(
+            f"none of {len(mine):,} images of {source.name} can be read; {source.where(mine[0])} {reason}"
+        )
 
 
 _Block = tuple[Pixels, np.ndarray, list[Skip]]

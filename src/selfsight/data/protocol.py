@@ -15,6 +15,10 @@ class DataError(ValueError):
     """The data as a whole cannot be used; one line with value and remedy."""
 
 
+class NoneReadable(DataError):
+    """Not one of the images that were asked for can be read."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Images by position. Implementations are picklable (workers get a copy) and hold no image in memory."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from selfsight.encoders.backbone import Backbone, Wrapped
 from selfsight.encoders.build import build_encoder, has_small_stem
 from selfsight.errors import UserError
+from selfsight.writing import beside
 
 WEIGHTS, FACTS = "encoder.safetensors", "encoder.json"
 CHECKSUM = "crc32"
@@ -126,15 +127,15 @@ def weights(encoder: nn.Module) -> dict[str, Tensor]:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Writes beside ``path`` and renames: a reader finds the old file or the new one, never half."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    new = beside(path)
     try:
-        with beside.open("wb") as file:
+        with new.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        new.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
 
 
 def _read_weights(path: Path, checksum: int | None) -> dict[str, Tensor]:

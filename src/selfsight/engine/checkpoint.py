@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from selfsight.errors import UserError
+from selfsight.writing import beside, is_another
 
 FORMAT = 1
 _BESIDE = re.compile(
@@ -21,44 +22,33 @@ _BESIDE = re.compile(
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a small file so that it is whole or not there at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    new = beside(path)
     try:
-        with open(beside, "wb") as out:
+        with open(new, "wb") as out:
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
-        os.replace(beside, path)
+        os.replace(new, path)
     finally:
-        beside.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """What processes that are no more had begun to write in a run's folder: nobody will rename it."""
+    """What dead processes had begun to write in a run's folder, and nobody has written whole since."""
     found = [(path, _BESIDE.fullmatch(path.name)) for path in (*folder.glob(".*"), *folder.glob("checkpoints/.*"))]
-    return [path for path, match in found if match and not _is_another(int(match[1]))]
-
-
-def _is_another(process: int) -> bool:
-    """Whether ``process`` is alive and not this one."""
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
+    return [path for path, match in found if match and not is_another(int(match[1]))]
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Writes a checkpoint; on a full disk the last good one stays and the error says so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    new = beside(path)
     try:
-        with open(beside, "wb") as out:
+        with open(new, "wb") as out:
             torch.save({"format": FORMAT, **state}, out)
             out.flush()
             os.fsync(out.fileno())
-        os.replace(beside, path)
+        os.replace(new, path)
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         if is_full(error):
             kept = "the last good one is kept" if path.exists() else "none was saved before"
@@ -66,7 +56,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
             raise UserError(text) from error
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -103,6 +93,13 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = read(path)
     except Exception as error:  # zipfile and torch raise a dozen kinds for a damaged archive
+        if isinstance(error, MemoryError) or "t allocate memory" in str(error):
+            raise UserError(f"not enough memory to read the checkpoint {path}; free some, then go on") from error
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # those two are of wild offsets
+            raise UserError(
+                f"the system gives no access to the checkpoint {path} ({error.strerror}), which may be sound; mend "
+                "that (its rights, its disk, the number of open files), then go on"
+            ) from error
         best = path.with_name("best.pt")
         other = f"copy {best} over it and --resume, or " if path.name == "last.pt" and best.exists() else ""
         raise UserError(

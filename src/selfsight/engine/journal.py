@@ -4,7 +4,7 @@ import csv
 import importlib
 import importlib.util
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ class Table:
         self.path, self.columns = path, list(columns)
         rows: list[dict[str, str]] = []
         if path.exists() and keep_below is not None:
-            reader = csv.DictReader(_whole_lines(path))
+            reader = csv.DictReader(_whole_rows(path))
             self.columns += [name for name in reader.fieldnames or () if name not in self.columns]
             rows = [row for row in reader if "step" not in row or _before(row["step"], keep_below)]
         self.kept = rows
@@ -52,10 +52,18 @@ class Table:
             writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
-def _whole_lines(path: Path) -> Iterator[str]:
-    """The lines that were written to their end: a full disk or a dying machine leaves a part of the last one."""
-    with open(path, newline="", encoding="utf-8", errors="replace") as lines:
-        yield from (line for line in lines if line.endswith("\n"))
+def _whole_rows(path: Path) -> io.StringIO:
+    """The rows that were written to their end: a full disk or a dying machine leaves a part of the last one.
+
+    A row ends with a line outside quotes: names of files may hold any end of a line.
+    """
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    place = end = quotes = 0
+    for line in text.split("\n")[:-1]:
+        place += len(line) + 1
+        quotes += line.count('"')
+        end = end if quotes % 2 else place
+    return io.StringIO(text[:end], newline="")
 
 
 def _before(step: str | None, limit: int) -> bool:

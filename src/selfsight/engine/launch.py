@@ -18,7 +18,7 @@ _PLACE = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 PREPARED = "SELFSIGHT_PREPARED"
-"""Set for the children of ``launch``, whose folder the parent has made."""
+"""Set for the children of ``launch``, whose folder the parent has made: the parent's process number."""
 
 
 def is_launched() -> bool:
@@ -27,11 +27,18 @@ def is_launched() -> bool:
     return slurm or all(name in os.environ for name in ("RANK", "LOCAL_RANK"))
 
 
+def is_orphan() -> bool:
+    """Whether ``launch`` started this process and was killed since: nobody waits for it or could end it."""
+    known = PREPARED in os.environ and os.name == "posix"  # elsewhere an orphan keeps its parent's number
+    return known and os.environ[PREPARED] != str(os.getppid())
+
+
 def launch(processes: int, arguments: Sequence[str]) -> Literal["done", "stopped"]:
     """Runs ``python -m selfsight ARGUMENTS`` in each of ``processes`` processes, waits for all, says how they ended.
 
     Ctrl-C reaches the children by the terminal; SIGTERM is handed on; either way they save and leave with 130. When one
-    fails, the others are told to leave and get ``GRACE`` seconds for it.
+    fails, the others are told to leave and get ``GRACE`` seconds for it. Where this process itself is killed, the
+    children notice (``is_orphan``), save and leave.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -41,7 +48,7 @@ def launch(processes: int, arguments: Sequence[str]) -> Literal["done", "stopped
     for rank in range(processes):
         place = dict(zip(_PLACE, map(str, (rank, rank, 0, processes, processes)), strict=True))
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **place, PREPARED: "1"}
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **place, PREPARED: str(os.getpid())}
         children.append(subprocess.Popen([sys.executable, "-m", "selfsight", *arguments], env=environment))
 
     def hand_on(number: int, frame: object) -> None:

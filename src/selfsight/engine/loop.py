@@ -20,6 +20,7 @@ from selfsight.batches import Images
 from selfsight.data.loader import Loader, plain_batches
 from selfsight.engine import checkpoint
 from selfsight.engine.diagnosis import diagnose
+from selfsight.engine.launch import is_orphan
 from selfsight.engine.machine import Machine, synchronise_
 from selfsight.engine.observer import Observer
 from selfsight.engine.signals import interruption
@@ -49,7 +50,7 @@ class Execution:
 
 
 def train(
-    recipe: Recipe, loader: Loader, machine: Machine, how: Execution, probe: Callable[[], float] | None = None
+    recipe: Recipe, loader: Loader, machine: Machine, how: Execution, probe: Callable[[], float | None] | None = None
 ) -> Ending:
     """Trains ``recipe``; returns how it ended: the whole length, a signal, or ``max_seconds``. All are saved."""
     method, views, device = recipe.method, recipe.views, machine.device
@@ -104,7 +105,7 @@ def train(
                 saved.keep_best(score)
             passed = time.monotonic() - began
             stop, late, due = agree(
-                interrupted(),
+                interrupted() or is_orphan(),
                 how.max_seconds is not None and passed > how.max_seconds,
                 time.monotonic() - last_save > how.save_seconds,
             )
@@ -115,7 +116,8 @@ def train(
                 saved.write("last")
                 last_save = time.monotonic()
                 timings.skip()
-        saved.write("last")
+        if not saved.write("last"):
+            update.refuse()
         if machine.world > 1:
             dist.barrier()  # nobody leaves while the first is saving
     loader.close()
@@ -131,23 +133,25 @@ class _Saved:
         self.step = 0
         self.best = 0.0
 
-    def write(self, name: Literal["last", "best"]) -> None:
+    def write(self, name: Literal["last", "best"]) -> bool:
+        """The first process saves, and all call it together; False where nothing sound is left to save."""
         if name == "last":
             self.observer.share_skips()
         if not self.update.looks and not self.update.sound():
             self.observer.tell("not saved: a gradient was not finite; the last good checkpoint stays")
-            return
-        if not self.writes:
-            return
-        state = {
-            "step": self.step,
-            "steps": self.observer.steps,
-            "best": self.best,
-            "method": self.method.state_dict(),
-            "update": self.update.state(),
-            "observer": self.observer.state(),
-        }
-        checkpoint.save(self.folder / f"{name}.pt", state)
+            return False
+        watched = self.observer.state()
+        if self.writes:
+            state = {
+                "step": self.step,
+                "steps": self.observer.steps,
+                "best": self.best,
+                "method": self.method.state_dict(),
+                "update": self.update.state(),
+                "observer": watched,
+            }
+            checkpoint.save(self.folder / f"{name}.pt", state)
+        return True
 
     def left_out(self, clock: Clock, batch: Any) -> None:
         """Says why an update was left out; ends the run where no later one can be good, or too many were."""
@@ -169,8 +173,12 @@ class _Saved:
         self.update.restore(state["update"])
         self.observer.restore(state["observer"])
 
-    def keep_best(self, score: float) -> None:
-        if score > self.best:
+    def keep_best(self, score: float | None) -> None:
+        if self.update.machine.world > 1:  # all save or none: another kind of processor may have another last digit
+            scores = [score]
+            dist.broadcast_object_list(scores, src=0)
+            score = scores[0]
+        if score is not None and score > self.best:
             self.best = score
             self.write("best")
 
@@ -203,7 +211,7 @@ def _reseed(seed: int, step: int, micro: int, rank: int) -> None:
     torch.manual_seed(int(words(seed, *place, "step", 1)[0, 0]))
 
 
-def _in_evaluation(method: Method, probe: Callable[[], float]) -> float:
+def _in_evaluation(method: Method, probe: Callable[[], float | None]) -> float | None:
     """The probe's score; afterwards the method trains again."""
     method.eval()
     score = probe()

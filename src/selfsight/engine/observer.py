@@ -96,11 +96,15 @@ class Observer:
             cause = f"not finite: {found.where}; the update was left out"
             self._raise(Alarm("not_finite", loss, cause, found.advice), clock.step)
 
-    def score(self, clock: Clock, knn: float) -> None:
-        """Takes the probe's score."""
-        if self.journal:
-            self.journal.add_metrics({"step": clock.step, "epoch": clock.epoch, "knn": knn})
-        self.progress.show({"knn": knn})
+    def score(self, clock: Clock, knn: float | None) -> None:
+        """Takes the probe's score, if it has one."""
+        if knn is None:
+            text = "no kNN: none of the images that the probe asks, or that answer, can be read; training goes on"
+            self.progress.say(text, once="probe")
+        else:
+            if self.journal:
+                self.journal.add_metrics({"step": clock.step, "epoch": clock.epoch, "knn": knn})
+            self.progress.show({"knn": knn})
         self.timings.skip()
 
     def close(self) -> None:
@@ -109,7 +113,7 @@ class Observer:
             self.journal.close()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that a resumed run writes the same numbers."""
+        """What a checkpoint keeps, so that a resumed run writes the same numbers; all processes call it together."""
         return {"monitors": self.monitors.state(), "sums": self.sums.state(), "seconds": self.timings.total()}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -3,10 +3,11 @@
 A process that dies closes its connections, and the others' next message to it fails at once. One that hangs, or whose
 machine is cut off, does not: so each sends the first process a datagram every few seconds, and that one answers. Who
 was heard of once and then falls silent has left. Where datagrams do not pass, nobody is ever heard of, and nobody is
-missed.
+missed. Anybody can send a datagram: one counts where it begins with the run's own word, drawn by the first process.
 """
 
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -68,7 +69,7 @@ def _leave(rank: int, silent: list[int], world: int) -> None:
 
 
 class _Pulse:
-    """This process's sign of life, and its ear for that of the others; the first hears all, the others the first."""
+    """This process's sign of life, and its ear for the others'; the first hears all, the others hear it alone."""
 
     def __init__(self, machine: Machine, leave: Callable[[int, list[int], int], None] = _leave) -> None:
         self.rank, self.world, self.leave = machine.rank, machine.world, leave
@@ -79,9 +80,11 @@ class _Pulse:
         self.socket.settimeout(BEAT / 4)
         if self.rank == 0:
             self.socket.bind(("", 0))
-        port = [self.socket.getsockname()[1] if self.rank == 0 else 0]
-        dist.broadcast_object_list(port, src=0)
-        self.first = (host, port[0])
+        # what the first one says to all: where it listens, and a word that only this run's processes know
+        said = [(self.socket.getsockname()[1], secrets.token_hex(8)) if self.rank == 0 else (0, "")]
+        dist.broadcast_object_list(said, src=0)
+        (port, self.word), self.others = said[0], range(1, self.world) if self.rank == 0 else range(1)
+        self.first = (host, port)
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True, name="pulse")
         self.thread.start()
@@ -107,16 +110,17 @@ class _Pulse:
 
     def _send(self, where: tuple[str, int]) -> None:
         try:
-            self.socket.sendto(str(self.rank).encode(), where)
+            self.socket.sendto(f"{self.word} {self.rank}".encode(), where)
         except OSError:  # no way there at the moment: the silence that follows is what counts
             self.over.wait(BEAT / 4)
 
     def _hear(self) -> None:
         try:
-            said, where = self.socket.recvfrom(16)
+            said, where = self.socket.recvfrom(64)
         except OSError:  # nothing said for a while, or a machine that is gone says so
             return
-        if said.isdigit() and int(said) < self.world:
-            self.heard[int(said)] = time.monotonic()
-            if self.rank == 0:
-                self._send(where)
+        for rank in self.others:
+            if secrets.compare_digest(said, f"{self.word} {rank}".encode()):
+                self.heard[rank] = time.monotonic()
+                if self.rank == 0:
+                    self._send(where)

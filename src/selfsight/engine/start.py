@@ -94,9 +94,11 @@ def _begin_with_(method: Method, begun: OpenRun, name: str) -> str:
 def same_data(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuses to go on with a run whose data is no longer what it was."""
     before, now = read_settings(folder)["data"], settings["data"]
-    if before["fingerprint"] != now["fingerprint"]:
+    # of a list of files the fingerprint holds the labels' numbers; what their names say counts where they are learnt
+    renamed = before.get("classes", now.get("classes")) != now.get("classes")
+    if before["fingerprint"] != now["fingerprint"] or renamed:
         raise UserError(
             f"the data of {folder} has changed since the run began ({before['samples']} images then, {now['samples']} "
-            f"now, or other names, sizes or labels): bring the old data back and --resume, or train on the new with "
-            f"--init-from {folder} and another --out"
+            f"now, or other names, sizes, classes or labels): bring the old data back and --resume, or train on the "
+            f"new with --init-from {folder} and another --out"
         )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-from selfsight.errors import UserError
+from selfsight.errors import UserError, unknown
 from selfsight.flags import Flags, flags_from
 from selfsight.recipes import catalogue
 
@@ -86,8 +86,11 @@ def stored_flags(values: Mapping[str, Any], path: Path) -> Flags:
 
 
 def check_hyper(method: str, values: Mapping[str, Any], path: Path) -> None:
-    """Refuses a run's hyper-parameters of which one is not of its kind."""
+    """Refuses a run's hyper-parameters of which one is not of its kind, or none of the method's: each may be a flag."""
     kinds = {name: p.annotation for name, p in catalogue.hyper_parameters(method).items()}
+    for name in values:
+        if name not in kinds:
+            raise UserError(f"{path}: {unknown(f'hyper-parameter of {method}', str(name), kinds)}")
     _check(values, kinds, path, "hyper")
 
 

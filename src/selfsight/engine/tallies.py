@@ -33,7 +33,11 @@ class Sums:
         return {"loss": sum(losses) if losses else math.nan, **means}  # none where each update was left out
 
     def state(self) -> dict[str, Tensor]:
-        return {key: pair.cpu() for key, pair in self.kept.items()}
+        """The means over processes of what was counted: each of them goes on from there, and so does any number."""
+        if not self.kept:
+            return {}
+        pairs = distributed.mean(torch.stack([*self.kept.values()])).cpu()
+        return {key: pair.clone() for key, pair in zip(self.kept, pairs, strict=True)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         self.kept = {key: pair.to(self.device) for key, pair in state.items()}

@@ -9,6 +9,7 @@ import json
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -107,8 +108,15 @@ def _told(run: OpenRun) -> dict[str, Any]:
 
 def tuned_run(run: OpenRun) -> OpenRun:
     """The run with labels that ``run`` is, fine-tuned or a noisy student; or its teacher, or its teacher's teacher."""
+    seen: set[Path] = set()
     while run.method == "distill":
-        run = open_run(run.settings["hyper"]["teacher"])
+        seen.add(run.path.resolve())
+        teacher = run.settings.get("hyper", {}).get("teacher")
+        if not isinstance(teacher, str):
+            raise UserError(f"{run.path} is damaged: it does not say who its teacher was; distill it anew")
+        run = open_run(teacher)
+        if run.path.resolve() in seen:
+            raise UserError(f"{run.path} is its own teacher, so no run with labels is behind it; distill it anew")
     if run.method not in ("finetune", "noisy_student"):
         raise UserError(f"{run.path} is a run of {run.method}, no classifier: selfsight finetune {run.path}")
     return run

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from selfsight.batches import Images
 from selfsight.data.loader import plain_batches
-from selfsight.data.protocol import Source
+from selfsight.data.protocol import NoneReadable, Source
 from selfsight.distributed import rank, world_size
 from selfsight.encoders.protocol import Encoder
-from selfsight.errors import UserError
 from selfsight.evaluation.stream import moved
 from selfsight.views.protocol import Views
 
@@ -114,7 +113,8 @@ def extract(
     """The features of all readable images of ``source``; under several processes each gets those of all.
 
     Images that cannot be read are left out and handed to ``on_skip(position, where, reason)`` of the process that met
-    them. Needs ``len(source) * width`` numbers, and beside them no more than a batch.
+    them; where all are, ``NoneReadable`` on every process. Needs ``len(source) * width`` numbers, and beside them no
+    more than a batch.
     """
     batches = feature_batches(
         encoder,
@@ -140,7 +140,7 @@ def extract(
     mine = None if kept is None else Features(*(x[:filled] for x in kept))
     everyone = mine if world_size() == 1 else _gather(mine, device)
     if everyone is None or not len(everyone.positions):
-        raise UserError(f"no readable image in {source.name}: none of its {len(source)} images could be decoded")
+        raise NoneReadable(f"no readable image in {source.name}: none of its {len(source)} images could be decoded")
     return everyone
 
 

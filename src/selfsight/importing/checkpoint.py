@@ -91,13 +91,14 @@ def import_checkpoint(
     except ValueError as error:
         raise UserError(str(error)) from error
     folder = Path(out) if out is not None else Path("runs") / path.name.partition(".")[0]
-    prepare_folder(folder, Flags(overwrite=overwrite), resumable=False)
     facts = _facts(made, path)
+    prepare_folder(folder, Flags(overwrite=overwrite), resumable=False)
     normalise = {"mean": list(made.plain.normalise.mean), "std": list(made.plain.normalise.std)}  # pyright: ignore[reportOptionalMemberAccess]
-    save_encoder(made.encoder, folder, normalise=normalise, imported=facts)
     options = {"layout": layout, "which": which, "pool": pool, "scale": scale, "activation": activation, "heads": heads}
     words = [str(path), *_words({**options, "image-size": image_size, "out": folder})]
+    # first: who is killed before the weights are there leaves a run to --overwrite, never one beside another's weights
     write_settings(folder, _settings(made, facts, folder, shlex.join(["selfsight", "import", *words])))
+    save_encoder(made.encoder, folder, normalise=normalise, imported=facts)
     for line in _summary(made, folder) if say else ():
         say(line)  # pyright: ignore[reportOptionalCall]
     return open_run(folder)

@@ -25,6 +25,8 @@ Hard answers are :math:`e_{\arg\max a}`, smoothed as labels are. What is kept is
 - The mean is taken over weights and running statistics, as in the code.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -40,13 +42,13 @@ from selfsight.parts.momentum import target_of
 class NoisyStudent(Method[Images]):
     """A student and its moving average, which is what is kept; called with images the average gives logits.
 
-    ``labels`` are those of the first images that it is trained on, by their place in the source; ``answers`` are the
-    probabilities of the others, of which place ``len(labels) + i`` has row ``rows[i]``. None of them is state: a run
-    that is only opened again needs none. ``ratio`` is :math:`r`.
+    ``labels`` are those of the first images that it is trained on, by their place in the source; ``answers`` gives the
+    probabilities of the others by row, of which place ``len(labels) + i`` has row ``rows[i]``. Both speak of the CPU:
+    all answers may be more than a device holds, so a batch's rows alone are looked up and moved there. None of the
+    three is state: a run that is only opened again needs none. ``ratio`` is :math:`r`.
     """
 
     labels: Tensor
-    answers: Tensor
     rows: Tensor
 
     def __init__(
@@ -61,7 +63,7 @@ class NoisyStudent(Method[Images]):
         hard: bool = False,
         average: float = 0.9999,
         labels: Int[Tensor, " n"] | None = None,
-        answers: Float[Tensor, "m k"] | None = None,
+        answers: Callable[[Int[Tensor, " b"]], Float[Tensor, "b k"]] | None = None,
         rows: Int[Tensor, " o"] | None = None,
     ) -> None:
         super().__init__()
@@ -75,8 +77,7 @@ class NoisyStudent(Method[Images]):
         self.temperature, self.hard = temperature, hard
         nothing = torch.empty(0, dtype=torch.int64)
         self.register_buffer("labels", nothing if labels is None else labels, persistent=False)
-        self.register_buffer("answers", torch.empty(0, classes) if answers is None else answers, persistent=False)
-        self.register_buffer("rows", nothing if rows is None else rows, persistent=False)
+        self.answers, self.rows = answers, nothing if rows is None else rows
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         return full(self.classifier(self.encoder(x)))
@@ -85,9 +86,9 @@ class NoisyStudent(Method[Images]):
         """What the student should say of the images at these places: labels, or what the teacher said."""
         known = len(self.labels)
         own = smoothed(self.labels[index.clamp_max(known - 1)], self.classes, smoothing=self.smoothing)
-        if not len(self.rows):
+        if self.answers is None:
             return own
-        told = self.answers[self.rows[(index - known).clamp_min(0)]]
+        told = self.answers(self.rows[(index - known).clamp_min(0).cpu()]).to(index.device)
         if self.hard:
             told = smoothed(told.argmax(dim=1), self.classes, smoothing=self.smoothing)
         else:

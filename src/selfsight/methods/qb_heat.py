@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from selfsight.batches import QuarterSeen
 from selfsight.encoders.protocol import Encoder
 from selfsight.losses.precision import full
-from selfsight.losses.reconstruction import masked_mse, normalise_patches, patchify, unpatchify
+from selfsight.losses.reconstruction import masked_mse
 from selfsight.method import Clock, Method, Objective, Steps
-from selfsight.parts.reconstruction import Reconstruction
+from selfsight.parts.reconstruction import Reconstruction, pixel_targets, reconstructed
 
 
 class QBHeat(Method[QuarterSeen]):
@@ -73,9 +73,7 @@ class QBHeat(Method[QuarterSeen]):
 
     def step(self, batch: QuarterSeen, clock: Clock) -> Steps:
         z, prediction = self.predict(batch.x, batch.quarter)
-        target = patchify(full(batch.x), self.patch)
-        if self.normalise_target:
-            target = normalise_patches(target).x
+        target = pixel_targets(batch.x, self.patch, normalise=self.normalise_target)
         loss = masked_mse(prediction, target, self.hidden[batch.quarter])
         yield Objective(loss, watch={"feature": full(z.detach()).mean(dim=(2, 3))})
 
@@ -88,18 +86,10 @@ class QBHeat(Method[QuarterSeen]):
 
     @torch.no_grad()
     def reconstruct(self, batch: QuarterSeen) -> Reconstruction:
-        """Masked input, reconstruction and original; with normalised targets the true patch's mean and scale undo them,
-        since the network never learns these."""
-        height, width = batch.x.shape[-2:]
-        patches = patchify(full(batch.x), self.patch)
-        prediction = full(self.predict(batch.x, batch.quarter)[1])
-        if self.normalise_target:
-            normal = normalise_patches(patches)
-            prediction = prediction * normal.scale + normal.mean
-        hidden = torch.zeros_like(patches[..., :1]).scatter_(1, self.hidden[batch.quarter][..., None], 1.0)
-        whole = torch.where(hidden > 0, prediction, patches)
-        shown = (patches * (1 - hidden), whole, patches)
-        return Reconstruction(*(unpatchify(part, self.patch, height, width) for part in shown))
+        """Masked input, reconstruction and original."""
+        prediction = self.predict(batch.x, batch.quarter)[1]
+        hidden = self.hidden[batch.quarter]
+        return reconstructed(batch.x, prediction, hidden, self.patch, normalised=self.normalise_target)
 
 
 def cut(x: Float[Tensor, "b c h w"], quarter: Int[Tensor, " b"]) -> Float[Tensor, "b c h2 w2"]:

@@ -184,6 +184,11 @@ def set_scope_(module: nn.Module, scope: Scope) -> nn.Module:
     return module
 
 
+def scopes(module: nn.Module) -> set[Scope]:
+    """The scopes of the batch norms in ``module``; torch's own see one process."""
+    return {getattr(norm, "scope", "rank") for norm in module.modules() if isinstance(norm, _BatchNorm)}
+
+
 def _scoped(norm: _BatchNorm, scope: Scope) -> ScopedBatchNorm:
     if isinstance(norm, ScopedBatchNorm):
         norm.scope = scope

@@ -34,8 +34,10 @@ class Painter(nn.Sequential):
     """From a feature map to a picture in [-1, 1], twice as large with each transposed convolution.
 
     The places of the map meet in a channel-wise layer and a 1x1 convolution, or, with a ``bottleneck``, in a fully
-    connected layer of that width. Then there are ``8 * filters`` channels, half as many after each layer down to
-    ``filters``. What comes out larger than ``size`` is resized.
+    connected layer of that width. Before that one a map of more than ``8 * filters`` channels, those of the official
+    code's encoder, is brought to so many, since each costs ``bottleneck`` weights a place. Then there are
+    ``8 * filters`` channels, half as many after each layer down to ``filters``. What comes out larger than
+    ``size`` is resized.
 
     Args:
         inside: channels of the map.
@@ -51,8 +53,15 @@ class Painter(nn.Sequential):
     ) -> None:
         wide = 8 * filters
         if bottleneck:
-            layers: list[nn.Module] = [
-                nn.Conv2d(inside, bottleneck, grid, bias=False),
+            layers: list[nn.Module] = []
+            if inside > wide:
+                layers += [
+                    nn.Conv2d(inside, wide, 1, bias=False),
+                    nn.BatchNorm2d(wide),
+                    nn.LeakyReLU(0.2, inplace=True),
+                ]
+            layers += [
+                nn.Conv2d(min(inside, wide), bottleneck, grid, bias=False),
                 nn.BatchNorm2d(bottleneck),
                 nn.LeakyReLU(0.2, inplace=True),
                 nn.ConvTranspose2d(bottleneck, wide, grid, bias=False),
@@ -66,7 +75,6 @@ class Painter(nn.Sequential):
             layers.append(nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False))
             wide = narrow
         super().__init__(*layers, nn.Tanh(), *([Resize(size)] if grid * 2**doublings != size else []))
-        self.size = size
         normal_start_(self)
 
 

@@ -20,29 +20,30 @@ class Balance:
 
 
 def balanced(
-    answers: Float[np.ndarray, "n k"],
+    predicted: Int[np.ndarray, " n"],
+    confidence: Float[np.ndarray, " n"],
     *,
+    classes: int,
     threshold: float,
     per_class: int,
     order: Int[np.ndarray, " n"],
 ) -> Balance:
-    """Of each predicted class exactly ``per_class`` copies, of images whose confidence is at least ``threshold``.
+    """Of each predicted class exactly ``per_class`` copies, of images whose ``confidence`` is at least ``threshold``.
 
     Where there are more images than that, the most confident ones are kept, once. Where there are fewer all are kept,
     each as often as it goes and some of them, the first in ``order``, once more. A class without any image stays empty
     (Xie et al., 2020, arXiv 1911.04252, section 3.1: 130,000 a class, confidence 0.3).
 
     >>> answers = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.45, 0.55]])
-    >>> balanced(answers, threshold=0.5, per_class=2, order=np.arange(4)).copies.tolist()
+    >>> how = {"classes": 2, "threshold": 0.5, "per_class": 2, "order": np.arange(4)}
+    >>> balanced(answers.argmax(axis=1), answers.max(axis=1), **how).copies.tolist()
     [1, 1, 0, 2]
     """
     if per_class < 1:
         raise ValueError(f"--per-class is {per_class}; give at least 1")
-    classes = answers.shape[1]
-    predicted, confidence = answers.argmax(axis=1), answers.max(axis=1)
-    rank = np.empty(len(answers), dtype=np.int64)
-    rank[order] = np.arange(len(answers))
-    copies = np.zeros(len(answers), dtype=np.int64)
+    rank = np.empty(len(predicted), dtype=np.int64)
+    rank[order] = np.arange(len(predicted))
+    copies = np.zeros(len(predicted), dtype=np.int64)
     confident, least = np.zeros(classes, dtype=np.int64), np.full(classes, np.nan)
     for k in range(classes):
         mine = np.flatnonzero((predicted == k) & (confidence >= threshold))

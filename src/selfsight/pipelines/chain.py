@@ -22,8 +22,8 @@ from selfsight.engine.checkpoint import write_atomically
 from selfsight.engine.launch import is_launched
 from selfsight.engine.loop import Ending
 from selfsight.engine.start import Say
-from selfsight.engine.stored import read_plain
-from selfsight.errors import TrainingError, UserError
+from selfsight.engine.stored import fits, read_plain
+from selfsight.errors import TrainingError, UserError, unknown
 from selfsight.evaluation.evaluate import NAMES
 from selfsight.evaluation.table import percent, show_table
 
@@ -52,6 +52,8 @@ def settle(
     asked: Mapping[str, Any],
     given: Collection[str],
     *,
+    kinds: Mapping[str, Any],
+    defaults: Mapping[str, Any],
     later: Mapping[str, str],
     overwrite: bool,
 ) -> dict[str, Any]:
@@ -59,6 +61,9 @@ def settle(
 
     A setting that the call gives with another value is refused, as by a run's ``--resume``, but for those of ``later``
     stages: it names the first that each is for, and until that has learnt something they may change.
+
+    The file may be another version's, or anybody's: each setting is of the annotation in ``kinds``, and one that is
+    not there has its default.
     """
     if is_launched():
         raise UserError("a pipeline starts its own processes; call it once, with --devices")
@@ -70,6 +75,7 @@ def settle(
         before = found.get("settings")
         if not isinstance(before, dict):
             raise UserError(f"{path} is damaged; write it anew with --overwrite, or choose another --out")
+        before = _known(before, path, kinds, defaults)
         other = [k for k in sorted(given) if asked[k] != before.get(k)]
         fixed = [k for k in other if k not in later or _has_learnt(folder / later[k])]
         if fixed:
@@ -79,9 +85,28 @@ def settle(
                 "--overwrite or another --out"
             )
         return before | {k: asked[k] for k in other}
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not path.exists())):
+    others = folder.exists() and (not folder.is_dir() or {*folder.iterdir()} - {*_leftovers(folder)})
+    if others and not path.exists():
         raise UserError(f"{folder} exists, is not empty and holds no pipeline; choose another --out")
     return dict(asked)
+
+
+def _known(
+    found: Mapping[str, Any], path: Path, kinds: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings in a file, each of its kind, and those that it has not."""
+    for name, value in found.items():
+        if name not in kinds:
+            raise UserError(f"{path}: {unknown('setting', str(name), kinds)}")
+        if value is not None and not fits(value, kinds[name], plain=True):
+            raise UserError(f"{path} is damaged: {name} is {repr(value)[:40]}; write it anew with --overwrite")
+    stored = {name: value for name, value in found.items() if value is not None}
+    return {name: defaults.get(name) for name in kinds} | stored
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What killed processes had begun to write beside the stages."""
+    return [path for path in folder.glob(".*") if re.fullmatch(r"\.(pipeline\.yaml|summary\.json)\.\d+", path.name)]
 
 
 def _has_learnt(place: Path) -> bool:
@@ -96,6 +121,8 @@ def begin(folder: Path, name: str, settings: Mapping[str, Any], *, overwrite: bo
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump({"format": FORMAT, "pipeline": name, "settings": dict(settings)}, sort_keys=False)
     write_atomically(folder / SETTINGS, text.encode())
+    for part in _leftovers(folder):
+        part.unlink(missing_ok=True)
 
 
 def carry_out(folder: Path, stages: Sequence[Stage], *, seconds: float | None, again: str, say: Say) -> Ending:

@@ -157,7 +157,9 @@ def noisy_student(
     tell = say or (lambda text: None)
     plain = {name: plain_setting(name, DEFAULTS.get(name) if value is None else value) for name, value in asked.items()}
     chain = _Chain(
-        settings=settle(out, "noisy_student", plain, given, later=LATER, overwrite=overwrite),
+        settings=settle(
+            out, "noisy_student", plain, given, kinds=_LEARNING, defaults=DEFAULTS, later=LATER, overwrite=overwrite
+        ),
         execution={
             "device": device,
             "devices": devices,
@@ -188,7 +190,8 @@ def noisy_student(
 _EXECUTION = frozenset(
     "out device devices precision workers threads max_time save_minutes report overwrite say".split()
 )
-_LEARNING = frozenset(noisy_student.__annotations__) - _EXECUTION - {"return"}
+_LEARNING = {k: kind for k, kind in noisy_student.__annotations__.items() if k not in (*_EXECUTION, "return")}
+"""What a pipeline.yaml holds, and of what kind each is."""
 
 
 @dataclass(frozen=True, kw_only=True)

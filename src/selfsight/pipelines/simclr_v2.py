@@ -153,7 +153,9 @@ def simclr_v2(
     tell = say or (lambda text: None)
     plain = {name: plain_setting(name, DEFAULTS.get(name) if value is None else value) for name, value in asked.items()}
     chain = _Chain(
-        settings=settle(out, "simclr_v2", plain, given, later=LATER, overwrite=overwrite),
+        settings=settle(
+            out, "simclr_v2", plain, given, kinds=_LEARNING, defaults=DEFAULTS, later=LATER, overwrite=overwrite
+        ),
         execution={
             "device": device,
             "devices": devices,
@@ -184,7 +186,8 @@ def simclr_v2(
 _EXECUTION = frozenset(
     "out device devices precision workers threads max_time save_minutes report overwrite say".split()
 )
-_LEARNING = frozenset(simclr_v2.__annotations__) - _EXECUTION - {"return"}
+_LEARNING = {k: kind for k, kind in simclr_v2.__annotations__.items() if k not in (*_EXECUTION, "return")}
+"""What a pipeline.yaml holds, and of what kind each is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from selfsight.evaluation.answers import write_answers
 from selfsight.evaluation.classifier import evaluate_classifier, open_labels, tuned_run
 from selfsight.evaluation.finetune import labelled_fraction
 from selfsight.flags import OBJECT, Flags, flags_from, seconds
-from selfsight.pretraining import run_from_flags
+from selfsight.pretraining import not_into, run_from_flags
 from selfsight.recipes import catalogue
 from selfsight.recipes.assembly import UPDATES, resolve_size
 from selfsight.recipes.noisy_student import NONE
@@ -135,6 +135,8 @@ def _self_train(
     flags = flags_from(told | {k: v for k, v in options.items() if k in common})
     flags = replace(flags, out=flags.out or Path("runs/noisy_student" if begun is None else f"{begun.path}-student"))
     flags.check()
+    if begun is not None and not flags.resume:
+        not_into(cast(Path, flags.out), begun.path)  # before it answers
     begin, own_labels = flags, hyper
     if flags.resume and begun is None:  # its images are the run's, which a call that goes on need not name
         begin = open_run(cast(Path, flags.out)).flags

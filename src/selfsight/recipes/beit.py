@@ -14,7 +14,9 @@ crop at so many pixels that it has a place for each patch: with DALL-E's 112.
 ViT-Tiny's width, 26 of 64 patches hidden in blocks of at least 4, batch 256, 1e-3, 800 epochs; the rest as above.
 
 **Differences**: the jitter is applied to the crop, where the code jitters the image and crops then; the tokenizer's
-picture is resized bicubically, where the code takes Lanczos's filter.
+picture is resized bicubically, where the code takes Lanczos's filter. A plain vision
+transformer will do in BEiT's place; its class token, which no loss reads, is not the feature: the mean of the patches
+is.
 """
 
 from dataclasses import replace
@@ -29,6 +31,7 @@ from torch.optim import AdamW
 from selfsight.batches import MaskedPictures
 from selfsight.encoders.beit import begin_, cut_normal_
 from selfsight.encoders.build import build_encoder
+from selfsight.encoders.pooling import pool_patches_
 from selfsight.encoders.protocol import MaskableEncoder
 from selfsight.loading import load_tokenizer
 from selfsight.methods.beit import BEiT
@@ -108,6 +111,7 @@ def wired(
     """The recipe with a tokenizer at hand."""
     grid, encoder = _grid(at), at.encoder
     assert isinstance(encoder, MaskableEncoder)
+    pool_patches_(encoder)
     width = encoder.width
     method = BEiT(encoder, CodeLogits(width, told.codes if told else None), told, width=width)
     fresh_(method)
@@ -146,10 +150,11 @@ def skip_vectors_and_class_token(name: str, parameter: nn.Parameter) -> Group:
 
 def _grid(at: Setting) -> int:
     encoder = at.encoder
-    if not isinstance(encoder, MaskableEncoder):
+    if not isinstance(encoder, MaskableEncoder) or encoder.stride != encoder.patch:  # Swin merges patches
         name = getattr(encoder, "name", type(encoder).__name__)
         raise ValueError(
-            f"beit needs one of timm's BEiT transformers, not {name}; try --backbone beit_base_patch16_224"
+            f"beit needs a BEiT or plain vision transformer, which keeps its patches apart, not {name}; "
+            "try --backbone beit_base_patch16_224"
         )
     return at.image_size // encoder.patch
 

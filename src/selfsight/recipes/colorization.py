@@ -15,7 +15,7 @@ as well.
 **Differences**: decay is added to the gradient, as Caffe's Adam has it. The paper's rates fall in two steps, by a third
 each; the code's are taken. The rate scales with the batch where another one is asked for. The paper's networks are not
 built. Any encoder for colour images takes lightness three times over; what is evaluated or fine-tuned sees lightness
-too.
+too. A ViT's class token, which no loss reads, is not the feature: the mean of the patches is.
 """
 
 from functools import partial
@@ -24,6 +24,7 @@ from torch.optim import Adam
 
 from selfsight.batches import ColouredImages
 from selfsight.encoders.build import build_encoder
+from selfsight.encoders.pooling import pool_patches_
 from selfsight.methods.colorization import Colorization
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.parts.colours import ColourDecoder, bins
@@ -84,6 +85,7 @@ def colorization(
     if at.channels != 3:
         raise ValueError(f"colorization needs red, green and blue, not {at.channels} channels; use --channels 3")
     batch = at.batch_size or (128 if at.small else 40)
+    pool_patches_(at.encoder)
     decoder = ColourDecoder(at.encoder.width, at.encoder.stride, len(bins()), width=decoder_width, grid=grid)
     method = Colorization(
         at.encoder, decoder, stride=grid, neighbours=neighbours, sigma=sigma, mix=mix, temperature=temperature

@@ -31,6 +31,7 @@ from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.recipes.quick import on_the_world
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive
+from selfsight.recipes.tiling import width_on
 from selfsight.schedules import constant, staircase
 from selfsight.views.tiled import tiled
 from selfsight.views.view import View
@@ -77,7 +78,7 @@ def counting(
             f"take a multiple of {2 * patch} as --image-size"
         )
     width = hidden or (1024 if at.small else 4096)
-    head = nn.Sequential(*heads.mlp(at.encoder.width, width, width, units, norm=False), nn.ReLU())
+    head = nn.Sequential(*heads.mlp(width_on(at, at.image_size // 2), width, width, units, norm=False), nn.ReLU())
     method = Counting(at.encoder, head, margin=margin)
     set_scope_(method, "rank")
     view = View(size=at.image_size, scale=(SHARE, SHARE), ratio=(1, 1))

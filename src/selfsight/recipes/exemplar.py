@@ -18,7 +18,8 @@ of the image is moved back, and shrunk where it has to be, so none is padded. Th
 evaluates and pools a map; here the plain view is the whole image at the network's size.
 
 **Differences**: with fewer images than classes each is one. Images beyond are left out, chosen by key, the same for any
-seed of the run. Batch norm, which the paper's networks lack, sees one process's batch.
+seed of the run. The rate is 0.01 at a batch of 128 and scales with it. Batch norm, which the paper's networks lack,
+sees one process's batch.
 """
 
 from functools import partial

@@ -15,7 +15,7 @@ neither gives numbers: the same without blur, whose two pixels are much of a pie
 CIFAR-10, with this learning rate.
 
 **Differences**: the code's rate falls at each epoch, here at each update; it scales with the batch, which the code
-leaves to the user.
+leaves to the user. A ViT's class token, which no loss reads, is not the feature: the mean of the patches is.
 """
 
 from functools import partial
@@ -25,6 +25,7 @@ from torch.optim import SGD
 
 from selfsight.batches import Pieces
 from selfsight.encoders.build import build_encoder
+from selfsight.encoders.pooling import pool_patches_
 from selfsight.losses.grouped import grouped_contrast
 from selfsight.methods.jigsaw_clustering import JigsawClustering
 from selfsight.parts import heads
@@ -87,6 +88,7 @@ def jigsaw_clustering(
             f"a montage of {size} px has no four quarters of whole pixels, patches or places of the encoder's map; "
             f"take a multiple of {2 * patch} from {2 * at.encoder.stride} on as --image-size"
         )
+    pool_patches_(at.encoder)
     method = JigsawClustering(
         at.encoder,
         heads.mlp(width, width, projection, norm=False),

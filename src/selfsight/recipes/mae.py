@@ -35,10 +35,12 @@ from selfsight.methods.mae import MAE
 from selfsight.parts.decoders import MaskedDecoder, xavier_
 from selfsight.parts.positions import sincos_2d
 from selfsight.recipes.quick import on_the_world
-from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, positive, skip_vectors
+from selfsight.recipes.recipe import B, OptimiserSpec, Recipe, Setting, positive, skip_vectors
 from selfsight.schedules import constant, warmup_cosine
 from selfsight.views import augment
 from selfsight.views.pipelines import masked_view
+from selfsight.views.protocol import Views
+from selfsight.views.view import View
 
 CARDS = {
     "mae": {
@@ -125,6 +127,14 @@ def trained_as_mae(
     at: Setting, method: Method[MaskedImages], *, patch: int, mask_ratio: float, epochs: int = 800, batch: int = 4096
 ) -> Recipe[MaskedImages]:
     """The method with MAE's views and optimiser; ``epochs`` and ``batch`` are those for large images."""
+    views = partial(masked_view, patch=patch, ratio=mask_ratio)
+    return optimised_as_mae(at, method, views, epochs=epochs, batch=batch)
+
+
+def optimised_as_mae(
+    at: Setting, method: Method[B], views: Callable[[View], Views[B]], *, epochs: int = 800, batch: int = 4096
+) -> Recipe[B]:
+    """The same with other ``views``, which are made of MAE's crop."""
     batch = at.batch_size or (256 if at.small else batch)
     if at.small:
         lr = warmup_cosine(2e-4 * batch / 256, warmup_epochs=10, start=3e-5)
@@ -136,7 +146,7 @@ def trained_as_mae(
     view = augment.mae(at.image_size, scale=(0.08, 1.0)) if at.small else augment.mae(at.image_size)
     return Recipe(
         method=method,
-        views=masked_view(view, patch=patch, ratio=mask_ratio),
+        views=views(view),
         optimisers={"main": main},
         epochs=at.epochs or (1000 if at.small else epochs),
         batch_size=batch,

@@ -219,29 +219,35 @@ class _Shown:
     known: Any = ()
     labels: torch.Tensor | None = None
     images: np.ndarray | None = None
-    answers: torch.Tensor | None = None
+    answers: Callable[[torch.Tensor], torch.Tensor] | None = None
     rows: torch.Tensor | None = None
 
     def with_answers(self, folder: Path, *, threshold: float, per_class: int | None, seed: int) -> "_Shown":
         """With the images that a teacher has answered for: those it is sure of, as often as their class needs."""
-        places, told = read_answers(folder)
+        said = read_answers(folder)
+        places = said.positions
         if set(places.tolist()) & set(np.asarray(self.known).tolist()):
             raise UserError(f"{folder} has answers for images whose label is used; delete it and go on")
-        if told.shape[1] != self.classes:
-            raise UserError(f"{folder} has answers for {told.shape[1]} classes, the images have {self.classes}")
+        if said.classes != self.classes:
+            raise UserError(f"{folder} has answers for {said.classes} classes, the images have {self.classes}")
         each = per_class or max(1, min(PER_CLASS, len(places) // self.classes))
         order = permutation(len(places), seed=seed, epoch=0, stream="copies")
-        copies = balanced(told, threshold=threshold, per_class=each, order=order).copies
+        how: dict[str, Any] = {"threshold": threshold, "per_class": each, "order": order}
+        copies = balanced(*said.best(), classes=self.classes, **how).copies
         kept = np.flatnonzero(copies)
         if not len(kept):
             raise ValueError(f"no answer is as sure as --threshold {threshold:g}; use a lower one, or a better teacher")
+
+        def told(rows: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(said.rows(kept[rows.numpy()]))
+
         rows = np.repeat(np.arange(len(kept)), copies[kept])
         return _Shown(
             classes=self.classes,
             known=self.known,
             labels=self.labels,
             images=np.concatenate([self.known, places[kept][rows]]),
-            answers=torch.from_numpy(told[kept]),
+            answers=told,
             rows=torch.from_numpy(rows),
         )
 

@@ -15,7 +15,8 @@ BYOL's pair of views, bilinear. PixContrast keeps all of it, with τ 0.3 (the pa
 asymmetric views for CIFAR, which are BYOL's without blur. A ResNet's map has 4 x 4 pixels at 32 px.
 
 **Differences**: the paper says that heads are 2048 wide inside, the code and its weights have 4096. The code converts
-no norm of a transform of two layers (``--transform-layers 2``); here all norms span all processes.
+no norm of a transform of two layers (``--transform-layers 2``); here all norms span all processes. A ViT's class token,
+which no loss reads, is not the feature: the mean of the patches is.
 """
 
 from dataclasses import replace
@@ -26,6 +27,7 @@ from torch import nn
 
 from selfsight.batches import LocatedViews
 from selfsight.encoders.build import build_encoder
+from selfsight.encoders.pooling import pool_patches_
 from selfsight.engine.optimisers import LARS
 from selfsight.losses.pixels import PixelLoss, pixel_consistency, pixel_contrast
 from selfsight.methods.pixpro import Instance, PixPro
@@ -158,7 +160,8 @@ def _transform(layers: int, width: int) -> nn.Module:
 
 
 def _recipe(at: Setting, method: PixPro) -> Recipe[LocatedViews]:
-    """What both share: batch norm over everything, views and optimiser."""
+    """What both share: the feature, batch norm over everything, views and optimiser."""
+    pool_patches_(at.encoder)
     set_scope_(method, "all")
     batch = at.batch_size or (256 if at.small else 1024)
     peak = 1.0 * batch / 256

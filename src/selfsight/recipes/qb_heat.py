@@ -17,10 +17,6 @@ stride of 32, so that the image has 8 and its patches 28 px. Batch norm is over 
 A ViT's class token, which no loss reads, is not the feature: the mean of the patches is.
 """
 
-from functools import partial
-
-from torch.optim import AdamW
-
 from selfsight.batches import QuarterSeen
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.dense import dense_shape
@@ -28,10 +24,9 @@ from selfsight.encoders.pooling import pool_patches_
 from selfsight.methods.qb_heat import QBHeat
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.parts.extrapolation import Extrapolation, MapDecoder
+from selfsight.recipes.mae import optimised_as_mae
 from selfsight.recipes.quick import on_the_world
-from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, positive, skip_vectors
-from selfsight.schedules import constant, warmup_cosine
-from selfsight.views import augment
+from selfsight.recipes.recipe import Recipe, Setting, positive
 from selfsight.views.quarters import quarter_view
 
 CARDS = {
@@ -98,22 +93,7 @@ def qb_heat(
     extrapolation = Extrapolation(encoded, own_diagonal=own_diagonal)
     method = QBHeat(at.encoder, extrapolation, decoder, side=side, patch=patch, normalise_target=normalise_target)
     set_scope_(method, "all")
-    batch = at.batch_size or (256 if at.small else 4096)
-    if at.small:
-        lr = warmup_cosine(2e-4 * batch / 256, warmup_epochs=10, start=3e-5)
-    else:
-        lr = warmup_cosine(1.5e-4 * batch / 256, warmup_epochs=40)
-    main = OptimiserSpec(
-        build=partial(AdamW, betas=(0.9, 0.95)), lr=lr, weight_decay=constant(0.05), groups=skip_vectors
-    )
-    view = augment.mae(at.image_size, scale=(0.08, 1.0)) if at.small else augment.mae(at.image_size)
-    return Recipe(
-        method=method,
-        views=quarter_view(view),
-        optimisers={"main": main},
-        epochs=at.epochs or (1000 if at.small else 300),
-        batch_size=batch,
-    )
+    return optimised_as_mae(at, method, quarter_view, epochs=300)
 
 
 def tiny() -> dict[str, Recipe]:

@@ -1,11 +1,13 @@
 """The page's sections, as data: what each shows, and one line on what would fill it where it is empty."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import yaml
 
+from selfsight.recipes import catalogue
 from selfsight.report.charts import Chart, curve, embedding, last, number
 from selfsight.report.content import Column, Neighbours, Picture, ReportContent, Sprite
 from selfsight.report.readings import CURVES, MONITORS
@@ -158,7 +160,7 @@ def evaluation(content: ReportContent) -> Section:
         rest = {k: v for k, v in result.items() if k not in ("protocol", "scores", "baselines", "quality")}
         titled = bool(rows) or "quality" in result
         parts.append(Part("facts", _flat(rest), "" if titled else protocol))
-    hint = content.missing.get("evaluation") or f"Not evaluated yet: selfsight evaluate {content.name}"
+    hint = content.missing.get("evaluation") or f"Not evaluated yet: selfsight evaluate {shlex.quote(content.name)}"
     return Section("evaluation", "Evaluation", parts, hint)
 
 
@@ -306,12 +308,26 @@ def repeat(content: ReportContent) -> Section:
     command = content.settings.get("command")
     parts: list[Part] = []
     if command:
-        line = command if isinstance(command, str) else " ".join(map(str, command))
-        parts = [Part("code", line, "The command")]
+        stranger = "What run.yaml has as its command is no training or import by selfsight, so it is not shown here."
+        parts = [Part("code", command, "The command") if begins_a_run(command) else Part("note", stranger)]
         if "imported" not in content.settings:
-            again = f"selfsight pretrain --from {content.name}/run.yaml --out runs/again"
-            parts.append(Part("code", again, "From the run file"))
+            again = ["selfsight", "pretrain", "--from", f"{content.name}/run.yaml", "--out", "runs/again"]
+            parts.append(Part("code", shlex.join(again), "From the run file"))
     return Section("repeat", "Repeat it", parts, "run.yaml does not hold the command.")
+
+
+def begins_a_run(command: object) -> bool:
+    """Whether a command is a single call that begins a run and deletes none: who copies it may not know who wrote it.
+
+    >>> begins_a_run("selfsight pretrain simclr --lr 0.1"), begins_a_run("selfsight pretrain simclr; rm -r runs")
+    (True, False)
+    """
+    try:
+        words = shlex.split(command) if isinstance(command, str) else []
+    except ValueError:
+        return False
+    ours = words[:1] == ["selfsight"] and words[1:2] and words[1] in ("pretrain", "import", *catalogue.stages())
+    return bool(ours) and shlex.join(words) == command and not any(word.startswith("--overwrite") for word in words)
 
 
 def summary(content: ReportContent) -> list[tuple[str, str, str]]:
