@@ -177,3 +177,15 @@ class TurnedImages(NamedTuple):
     x: Float[Tensor, "b c s s"]
     turns: Int[Tensor, "b k"]
     index: Int[Tensor, " b"]
+
+
+class MaskedMultiCrop(NamedTuple):
+    """Large crops, two or more, small ones, perhaps none, and which patches of each large crop are hidden.
+
+    Each entry is one crop of every image, ``b c s s``, and one mask, ``b n``, in row-major order; it may be empty.
+    """
+
+    large: tuple[Tensor, ...]
+    small: tuple[Tensor, ...]
+    masked: tuple[Bool[Tensor, "b n"], ...]
+    index: Int[Tensor, " b"]

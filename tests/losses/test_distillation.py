@@ -1,4 +1,4 @@
-"""DINO's loss against a naive float64 loop and its sheet's checks."""
+"""DINO's and iBOT's losses against naive float64 loops and their sheets' checks."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfsight.losses.distillation import self_distillation, teacher_probabilities
+from selfsight.losses.distillation import masked_distillation, self_distillation, teacher_probabilities
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -88,3 +88,58 @@ def test_types_and_refusals() -> None:
     assert self_distillation(noise(2, 3, 7).half(), p).dtype == torch.float32
     with pytest.raises(ValueError, match="needs 2 views"):
         self_distillation(noise(1, 3, 7), p[:1])
+
+
+def slow_ibot(student: Tensor, teacher: Tensor, masked: Tensor, tau: float) -> Tensor:
+    """The loss of patches from all of them, ``c n k``, one patch at a time."""
+    total = torch.zeros((), dtype=student.dtype)
+    for c in range(len(masked)):
+        places = masked[c].nonzero().flatten().tolist()
+        for i in places:
+            s = (student[c, i] / tau).exp()
+            total = total - (teacher[c, i] * (s / s.sum()).log()).sum() / max(1, len(places))
+    return total / len(masked)
+
+
+MASKED = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 0]], dtype=torch.bool)
+
+
+def test_hidden_patches_cost_what_the_equation_says() -> None:
+    student, teacher = noise(3, 5, 7).requires_grad_(), noise(3, 5, 7, seed=1).softmax(-1)
+    mine = masked_distillation(student[MASKED], teacher[MASKED], MASKED, temperature=0.4)
+    theirs = slow_ibot(student, teacher, MASKED, 0.4)
+    torch.testing.assert_close(mine, theirs)
+    (a,), (b,) = torch.autograd.grad(mine, student), torch.autograd.grad(theirs, student)
+    torch.testing.assert_close(a, b)
+    assert not a[~MASKED].any()
+    hidden, p = noise(4, 7).requires_grad_(), teacher[MASKED]
+    assert torch.autograd.gradcheck(lambda s: masked_distillation(s, p, MASKED, temperature=0.4), hidden)
+
+
+def test_a_crop_without_hidden_patches_costs_nothing_and_counts() -> None:
+    student, teacher = noise(4, 7), noise(4, 7, seed=1).softmax(-1)
+    two, three = MASKED[[0, 2]], MASKED
+    costs = [float(masked_distillation(student, teacher, masked)) for masked in (two, three)]
+    assert costs[1] == pytest.approx(costs[0] * 2 / 3)
+    none = torch.zeros(3, 5, dtype=torch.bool)
+    empty = torch.zeros(0, 7, requires_grad=True)
+    loss = masked_distillation(empty, torch.zeros(0, 7), none)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert empty.grad is not None
+
+
+def test_each_crop_weighs_the_same_however_much_is_hidden() -> None:
+    """Unlike BEiT's mean over all hidden patches."""
+    student, teacher = noise(1, 7).expand(4, 7).clone().requires_grad_(), noise(1, 7, seed=1).softmax(-1).expand(4, 7)
+    (grad,) = torch.autograd.grad(masked_distillation(student, teacher, MASKED), student)
+    torch.testing.assert_close(3 * grad[0], grad[3])
+    torch.testing.assert_close(grad[0], grad[1])
+
+
+def test_a_student_that_knows_nothing_pays_log_k_for_hidden_patches() -> None:
+    masked = torch.ones(2, 3, dtype=torch.bool)
+    p = noise(6, 8192).float().softmax(-1)
+    assert float(masked_distillation(torch.zeros(6, 8192), p, masked)) == pytest.approx(9.0109, rel=1e-4)
+    half = masked_distillation(torch.zeros(6, 8192).bfloat16(), p, masked)
+    assert half.dtype == torch.float32

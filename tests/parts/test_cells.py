@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from selfsight.parts.cells import enlarge, hidden_cells
+from selfsight.parts.cells import behind, enlarge, hidden_cells
 
 
 def test_each_hidden_cell_lies_in_its_row_and_column() -> None:
@@ -23,3 +23,12 @@ def test_finer_maps_are_constant_in_each_cell() -> None:
     for row in range(12):
         for column in range(12):
             assert torch.equal(fine[:, row, column], coarse[:, row // 4, column // 4])
+
+
+def test_what_is_hidden_lies_behind_the_token_in_the_patches_type() -> None:
+    patches, token = torch.randn(2, 3, 3, 4), torch.randn(1, 4)
+    hidden = torch.rand(2, 3, 3) < 0.5
+    seen = behind(token, patches, hidden)
+    assert torch.equal(seen[hidden], token.expand(int(hidden.sum()), 4))
+    assert torch.equal(seen[~hidden], patches[~hidden])
+    assert behind(token, patches.bfloat16(), hidden).dtype == torch.bfloat16

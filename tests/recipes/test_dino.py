@@ -48,13 +48,13 @@ def test_the_transformers_column() -> None:
     assert (spec.clip, spec.clip_each) == (3.0, "tensor")
     assert [method.momentum(clock(p, 100)) for p in (0, 0.5, 1)] == pytest.approx([0.996, 0.998, 1.0])
     assert [method.teacher_temperature(clock(p, 100)) for p in (0, 0.15, 1)] == pytest.approx([0.04] * 3)
-    assert (method.student_temperature, method.centre_momentum, method.frozen_epochs) == (0.1, 0.9, 1)
+    assert (method.student_temperature, method.centre.momentum, method.frozen_epochs) == (0.1, 0.9, 1)
     linears = [m for m in method.student_head.trunk if isinstance(m, nn.Linear)]
     assert [m.out_features for m in linears] == [2048, 2048, 256]
     assert all(m.bias is not None for m in linears)
     assert float(linears[1].weight.detach().std()) == pytest.approx(0.02, rel=0.02)
     assert sum(isinstance(m, nn.GELU) for m in method.student_head.trunk) == 2
-    assert method.centre.shape == (65536,)
+    assert method.centre.value.shape == (65536,)
     assert len(method.student_head.last_layer) == 1
     views = recipe.views.views
     assert [(v.size, v.scale, v.interpolation) for v in views[:2]] == [(224, (0.4, 1.0), "bicubic")] * 2
@@ -122,7 +122,7 @@ def test_the_small_image_column() -> None:
     assert spec.weight_decay(clock(0, 200)) == 5e-4
     assert spec.clip is None
     assert [method.momentum(clock(p, 200)) for p in (0, 1)] == [0.99, 0.99]
-    assert method.centre.shape == (2048,)
+    assert method.centre.value.shape == (2048,)
     assert method.frozen_epochs == 0
     assert [(v.size, v.blur) for v in recipe.views.views] == [(32, None)] * 2
 
@@ -139,7 +139,7 @@ def test_small_images_may_follow_solo_learn() -> None:
     assert (spec.weight_decay(clock(0, 1000)), spec.clip) == (1e-6, None)
     assert [method.momentum(clock(p, 1000)) for p in (0, 1)] == pytest.approx([0.9995, 1.0])
     assert [method.teacher_temperature(clock(p, 1000)) for p in (0, 1)] == [0.07, 0.07]
-    assert (method.centre.shape, method.frozen_epochs) == ((4096,), 1)
+    assert (method.centre.value.shape, method.frozen_epochs) == ((4096,), 1)
     linears = [m for m in method.student_head.trunk if isinstance(m, nn.Linear)]
     assert [m.out_features for m in linears] == [2048, 2048, 256]
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.student_head.trunk)
@@ -177,7 +177,7 @@ def test_a_transformer_on_small_images() -> None:
     recipe = dino(setting(vit(32, 4), 32), small_crops=3)
     assert kind(recipe)[0] is AdamW
     assert recipe.batch_size == 256
-    assert recipe.method.centre.shape == (4096,)
+    assert recipe.method.centre.value.shape == (4096,)
     assert [v.size for v in recipe.views.views] == [32, 32, 12, 12, 12]  # multiples of the patch
 
 

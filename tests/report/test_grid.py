@@ -5,7 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from selfsight.batches import ColouredImages, HiddenPixels, MaskedImages, MultiCrop, Patches, PlacedViews, QuarterSeen
+from selfsight.batches import (
+    ColouredImages,
+    HiddenPixels,
+    MaskedImages,
+    MaskedMultiCrop,
+    MultiCrop,
+    Patches,
+    PlacedViews,
+    QuarterSeen,
+)
 from selfsight.data.protocol import DataError
 from selfsight.lab import to_lab
 from selfsight.report.grid import (
@@ -75,6 +84,11 @@ def test_tiles_of_masked_and_multi_crop_batches(mirrored):
     assert sorted(seen.unique().tolist()) == [127, 200]
     crops = tiles(mirrored, MultiCrop((x, x), (x[..., :4, :4],), index))
     assert [crop.shape[-1] for crop in crops] == [8, 8, 4]
+    masks = torch.tensor([[True, False, False, False]]), torch.zeros(1, 4, dtype=torch.bool)
+    first, second, small = tiles(mirrored, MaskedMultiCrop((x, x), (x[..., :4, :4],), masks, index))
+    assert first[0, :, :4, :4].unique().tolist() == [127]
+    assert first[0, :, 4:].unique().tolist() == [200]
+    assert second.unique().tolist() == small.unique().tolist() == [200]
 
 
 def test_tiles_of_a_hole(mirrored):

@@ -132,6 +132,9 @@ CASES: dict[str, Callable[[Make], Any]] = {
     "distillation.self_distillation": lambda x: distillation.self_distillation(
         x(4, x.b, D), x.shares(2, x.b, D), temperature=COLD
     ),
+    "distillation.masked_distillation": lambda x: distillation.masked_distillation(
+        x(x.b, D), x.shares(x.b, D), (torch.arange(2 * x.b) < x.b).view(2, x.b), temperature=COLD
+    ),
     "grouped.grouped_contrast": lambda x: grouped.grouped_contrast(x(x.b, 4, D), temperature=COLD),
     "hypersphere.alignment": lambda x: hypersphere.alignment(*x.pair()),
     "hypersphere.uniformity": lambda x: hypersphere.uniformity(x(x.b, D), t=1 / COLD),

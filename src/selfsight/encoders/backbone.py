@@ -102,15 +102,15 @@ class Transformer(Backbone):
 
     def embed(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Patches with their positions, in row-major order, without class token."""
-        return self._placed(self.patches(x))
+        return self.place(self.patches(x))
 
     def encode(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b d rows columns"]:
         """The last feature map that comes of such patches, after the last norm."""
-        y = self.tokens(self._placed(patches))[1]
+        y = self.tokens(self.place(patches))[1]
         return y.transpose(1, 2).unflatten(2, patches.shape[1:3])
 
-    def _placed(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b n d"]:
-        """Patches with their positions."""
+    def place(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b n d"]:
+        """Such patches with their positions, in row-major order."""
         grid = patches.shape[1:3]
         positions = self._positions()[1]
         if positions is not None and grid != self.model.patch_embed.grid_size:

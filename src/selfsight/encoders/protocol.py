@@ -97,6 +97,16 @@ class MaskableEncoder(Encoder, Protocol):
         ...
 
 
+@runtime_checkable
+class PlacedEncoder(TokenEncoder, MaskableEncoder, Protocol):
+    """A vision transformer whose patches can be replaced before they get their positions, and whose class token can
+    be reached then too."""
+
+    def place(self, patches: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b n d"]:
+        """Such patches with their positions, in row-major order: ``embed(x)`` is ``place(patches(x))``."""
+        ...
+
+
 class Stages(NamedTuple):
     """What the stages of a hybrid encoder give."""
 

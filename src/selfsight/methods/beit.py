@@ -34,6 +34,7 @@ from selfsight.encoders.protocol import MaskableEncoder
 from selfsight.losses.codes import code_loss
 from selfsight.losses.precision import full
 from selfsight.method import Clock, Method, Objective, Steps
+from selfsight.parts.cells import behind
 from selfsight.parts.tokenizers import CodeLogits, Tokenizer
 
 
@@ -70,8 +71,7 @@ class BEiT(Method[MaskedPictures]):
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
         """The mean of the patch tokens, and all of them, of images whose ``masked`` patches are hidden."""
         patches = self.encoder.patches(x)
-        hidden = masked.view(patches.shape[:3])[..., None]
-        seen = torch.where(hidden, self.mask_token.to(patches.dtype), patches)
+        seen = behind(self.mask_token, patches, masked.view(patches.shape[:3]))
         tokens = self.encoder.encode(seen).flatten(2).transpose(1, 2)
         return tokens.mean(dim=1), tokens
 

@@ -30,15 +30,15 @@ and after the update :math:`c \leftarrow m_c c + (1 - m_c) \overline{t}` and
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsight.batches import MultiCrop
-from selfsight.distributed import mean
 from selfsight.encoders.protocol import Encoder
 from selfsight.losses.distillation import self_distillation, teacher_probabilities
 from selfsight.losses.precision import full
 from selfsight.method import Clock, Method, Objective, Schedule, Steps
-from selfsight.parts.momentum import ema_, target_of
+from selfsight.parts.centre import Centre
+from selfsight.parts.momentum import ema_, target_of, without_noise_
 from selfsight.parts.prototypes import DistillationHead
 
 
@@ -48,10 +48,6 @@ class DINO(Method[MultiCrop]):
     ``encoder`` and ``head`` become the student; the teacher starts as their copy. ``frozen_epochs`` is how long the
     head's last layer stands still at the start. Defaults: ``main_dino.py``.
     """
-
-    centre: Tensor
-    next_sum: Tensor
-    next_count: Tensor
 
     def __init__(
         self,
@@ -69,17 +65,14 @@ class DINO(Method[MultiCrop]):
         self.encoder, self.teacher_head = target_of(encoder), target_of(head)
         without_noise_(self.encoder)
         self.teacher_temperature, self.momentum = teacher_temperature, momentum
-        self.student_temperature, self.centre_momentum = student_temperature, centre_momentum
+        self.student_temperature = student_temperature
         self.frozen_epochs = frozen_epochs
-        outputs = head.outputs
-        self.register_buffer("centre", torch.zeros(outputs))
-        self.register_buffer("next_sum", torch.zeros(outputs))  # of the means of this update's micro-batches
-        self.register_buffer("next_count", torch.zeros(()))
+        self.centre = Centre(head.outputs, centre_momentum)
 
     def step(self, batch: MultiCrop, clock: Clock) -> Steps:
         b, large = len(batch.index), torch.cat(batch.large)
         t = self.teach(large).reshape(-1, b, self.student_head.outputs)
-        p = teacher_probabilities(t, self.centre, temperature=self.teacher_temperature(clock))
+        p = teacher_probabilities(t, self.centre.value, temperature=self.teacher_temperature(clock))
 
         # one forward for each resolution, the head once over everything
         h = self.student(large)
@@ -95,9 +88,9 @@ class DINO(Method[MultiCrop]):
             watch={"feature": h[:b].detach(), "projection": h[: 2 * b].detach(), "teacher": p.flatten(0, 1)},
         )
 
-        self._note_(t)
+        self.centre.note_(t.mean(dim=(0, 1)))
         if moved:
-            self._recentre_()
+            self.centre.move_()
             m = self.momentum(clock)
             ema_(self.encoder, self.student, m)
             ema_(self.teacher_head, self.student_head, m)
@@ -106,26 +99,3 @@ class DINO(Method[MultiCrop]):
     def teach(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """The teacher's raw logits."""
         return full(self.teacher_head(self.encoder(x)))
-
-    @torch.no_grad()
-    def _note_(self, t: Float[Tensor, "u b k"]) -> None:
-        """Adds this micro-batch to the next centre, unless it is not finite: an overflow would stay for ever."""
-        seen = mean(t.mean(dim=(0, 1)))
-        self.next_sum.add_(torch.where(seen.isfinite(), seen, self.centre))
-        self.next_count.add_(1)
-
-    @torch.no_grad()
-    def _recentre_(self) -> None:
-        self.centre.lerp_(self.next_sum / self.next_count, 1 - self.centre_momentum)
-        self.next_sum.zero_()
-        self.next_count.zero_()
-
-
-def without_noise_(encoder: Encoder) -> None:
-    """Switches off dropout and drop path, whatever the mode: a teacher's targets carry no noise."""
-    assert isinstance(encoder, nn.Module)
-    for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "drop_prob"):
-            module.drop_prob = 0.0  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]

@@ -32,7 +32,7 @@ from selfsight.encoders.protocol import MaskableEncoder
 from selfsight.losses.precision import full
 from selfsight.losses.reconstruction import masked_l1
 from selfsight.method import Clock, Method, Objective, Steps
-from selfsight.parts.cells import enlarge, hidden_cells
+from selfsight.parts.cells import behind, enlarge, hidden_cells
 from selfsight.parts.reconstruction import Reconstruction
 
 
@@ -62,8 +62,8 @@ class SimMIM(Method[MaskedImages]):
     ) -> tuple[Float[Tensor, "b d rows columns"], Float[Tensor, "b c h w"]]:
         """The encoder's map of an image whose cells are partly hidden, and all pixels that are read off it."""
         patches = self.encoder.patches(x)
-        here = enlarge(hidden, patches.shape[1] // hidden.shape[1])[..., None]
-        z = self.encoder.encode(torch.where(here, self.mask_token.to(patches.dtype), patches))
+        here = enlarge(hidden, patches.shape[1] // hidden.shape[1])
+        z = self.encoder.encode(behind(self.mask_token, patches, here))
         return z, self.head(z)
 
     @torch.no_grad()

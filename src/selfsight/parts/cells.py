@@ -1,9 +1,9 @@
-"""Cells of an image, some of them hidden: as a map, and as the finer map of all that lies in them."""
+"""Cells of an image, some of them hidden: as a map, as the finer map of all that lies in them, behind a mask token."""
 
 import math
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -27,3 +27,14 @@ def enlarge(x: Shaped[Tensor, "b rows columns"], times: int) -> Shaped[Tensor, "
     [[[1, 1, 2, 2], [1, 1, 2, 2]]]
     """
     return x.repeat_interleave(times, 1).repeat_interleave(times, 2)
+
+
+def behind(
+    token: Float[Tensor, "*one d"], patches: Float[Tensor, "b rows columns d"], hidden: Bool[Tensor, "b rows columns"]
+) -> Float[Tensor, "b rows columns d"]:
+    """The embedded patches, those that are ``hidden`` replaced by the mask token.
+
+    >>> behind(torch.zeros(1), torch.ones(1, 1, 2, 1), torch.tensor([[[True, False]]])).flatten().tolist()
+    [0.0, 1.0]
+    """
+    return torch.where(hidden[..., None], token.to(patches.dtype), patches)

@@ -41,6 +41,15 @@ def ema_(target: M, online: M, m: float) -> None:
     torch._foreach_lerp_([t for t, _ in pairs], [o for _, o in pairs], 1 - m)
 
 
+def without_noise_(target: object) -> None:
+    """Switches off dropout and drop path, whatever the mode: a teacher's targets carry no noise (DINO, iBOT)."""
+    for module in _module(target).modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+
 def _module(x: object) -> nn.Module:
     if not isinstance(x, nn.Module):
         raise TypeError(f"a momentum target needs an nn.Module, not {type(x).__name__}")

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.utils.parametrizations import weight_norm
 
 
@@ -58,8 +59,24 @@ class DistillationHead(nn.Module):
         """What DINO holds in the first epoch."""
         return tuple(p for p in self.last.parameters() if p.requires_grad)
 
-    def forward(self, h: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        z = self.trunk(h)
-        # in float32 under autocast too: a logit off by 0.002 is off by 0.05 after division by the teacher's temperature
+    @property
+    def mixes(self) -> bool:
+        """Whether a batch norm makes each output depend on the others of its batch."""
+        return any(isinstance(module, _BatchNorm) for module in self.trunk.modules())
+
+    def forward(self, h: Float[Tensor, "*b d"]) -> Float[Tensor, "*b k"]:
+        return self.score(self.unit(h))
+
+    def unit(self, h: Float[Tensor, "*b d"]) -> Float[Tensor, "*b z"]:
+        """The unit vectors that are compared.
+
+        In float32 under autocast too: a logit off by 0.002 is off by 0.05 after division by the teacher's temperature.
+        """
+        z = self.trunk(h.flatten(0, -2)).unflatten(0, h.shape[:-1])  # batch norm counts every token as a sample
         with torch.autocast(z.device.type, enabled=False):
-            return self.last(normalize(z.to(self.last.weight.dtype), dim=-1))
+            return normalize(z.to(self.last.weight.dtype), dim=-1)
+
+    def score(self, z: Float[Tensor, "*b z"]) -> Float[Tensor, "*b k"]:
+        """The last layer, which is linear: the mean of all scores is the score of the mean."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self.last(z)

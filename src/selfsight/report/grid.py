@@ -16,6 +16,7 @@ from selfsight.batches import (
     Images,
     LocatedViews,
     MaskedImages,
+    MaskedMultiCrop,
     MaskedPictures,
     MultiCrop,
     Patches,
@@ -149,8 +150,8 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
     match batch:
         case TwoViews() | PlacedViews() | LocatedViews():
             return [undo(views, batch.x1), undo(views, batch.x2)]
-        case MultiCrop():
-            return [undo(views, crop) for crop in (*batch.large, *batch.small)]
+        case MultiCrop() | MaskedMultiCrop():
+            return _crops(views, batch)
         case TiledImages() | Pieces():
             return _puzzles(views, batch)
         case Patches():
@@ -159,6 +160,13 @@ def tiles(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]]:
     if beside is None:
         raise TypeError(f"no picture is known for a batch of type {type(batch).__name__}")
     return [undo(views, batch.x), *beside]
+
+
+def _crops(views: Views[Any], batch: MultiCrop | MaskedMultiCrop) -> list[UInt8[Tensor, "b c h w"]]:
+    """All crops, the masked ones as the student sees them."""
+    crops = [undo(views, crop) for crop in (*batch.large, *batch.small)]
+    masks = batch.masked if isinstance(batch, MaskedMultiCrop) else ()
+    return [greyed(crop, masked) for crop, masked in zip(crops, masks, strict=False)] + crops[len(masks) :]
 
 
 def _besides(views: Views[Any], batch: Any) -> list[UInt8[Tensor, "b c h w"]] | None:
