@@ -69,6 +69,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "cpc_v2": {**GRID, "nearest": 1, "farthest": 2},
     "deepmim": {"decoder_depth": 1},
     "exemplar": {"surrogates": 2000, "smallest": 0.6, "largest": 0.8, "lr": 2e-3},  # objects fill these images
+    "ibot": {"momentum": 0.95, "frozen_epochs": 0.1, "hidden": 512, "outputs": 1024, "head_norm": True},
     "mae": {"decoder_depth": 1},
     "moco_v2": {"symmetric": False, "queue": 4000},  # as in its paper; the queue of the official CIFAR-10 notebook
     "moco_v3": {"hidden": 1024},  # heads of the encoder's cost, here and below
