@@ -244,3 +244,9 @@ def test_a_level_outside_the_curve_is_in_the_range():
     assert high > 0.6
     assert chart.value == "60.0%"
     assert curve("knn", "kNN", "", [0.0], [None]) is None
+
+
+def test_what_steers_a_terminal_is_spelt_out() -> None:
+    text = page.build_page(ReportContent(name="runs/\x1b[31mred\u202e", settings={}))
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text.partition("<script")[0])
+    assert r"runs/\x1b[31mred\u202e" in text

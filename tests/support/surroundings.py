@@ -1,6 +1,7 @@
 """What lies round a run: a listing before and after tells whether anything was written where it should not be."""
 
 import os
+import socket
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ _hooked: list[bool] = []
 
 
 def _hook(event: str, given: tuple[Any, ...]) -> None:
+    if event == "socket.connect" and given[0].family == getattr(socket, "AF_UNIX", None):
+        return  # a process and its workers, which no network sees
     if _watching and (event in _EVENTS or (event == "pickle.find_class" and given[0] in ("os", "posix", "builtins"))):
         for seen in _watching:
             seen.append(f"{event} {given!r}"[:300])

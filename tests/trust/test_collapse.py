@@ -24,12 +24,12 @@ class Collapse(NamedTuple):
 
 
 def without_predictor(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    recipe.method.predictor = nn.Identity()
+    monkeypatch.setattr(recipe.method, "predictor", nn.Identity())
     return recipe
 
 
 def without_centring(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    recipe.method._recentre_ = lambda: None
+    monkeypatch.setattr(recipe.method.centre, "move_", lambda: None)
     return recipe
 
 

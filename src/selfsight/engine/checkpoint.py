@@ -70,6 +70,10 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
+FOLDER = 0x10
+"""The bit by which an archive's list marks a folder; of such a part torch reads nothing, and says nothing of it."""
+
+
 def read(path: Path, *, legacy: bool = False) -> Any:
     """What ``torch.save`` wrote to ``path``; nothing in it is executed.
 
@@ -81,6 +85,8 @@ def read(path: Path, *, legacy: bool = False) -> Any:
         with zipfile.ZipFile(path) as archive:
             if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
                 raise zipfile.BadZipFile("its parts are larger than itself")
+            if any(part.external_attr & FOLDER for part in archive.infolist()):
+                raise zipfile.BadZipFile("a part of it says that it is a folder")
             if (damaged := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"{damaged} is not what was written")
     return torch.load(path, map_location="cpu", weights_only=True)

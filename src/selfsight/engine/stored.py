@@ -108,6 +108,8 @@ def fits(value: Any, kind: Any, *, plain: bool = False) -> bool:  # noqa: PLR091
     (True, False, False, True)
     """
     origin, inner = get_origin(kind), get_args(kind)
+    if isinstance(value, str) and "\0" in value:  # no name and no path of any system
+        return False
     if kind is Any:
         return True
     if origin in (Union, types.UnionType):

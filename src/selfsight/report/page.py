@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,12 @@ def build_page(content: ReportContent) -> str:
     """
     sections = all_sections(content)
     environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        finalize=_visible,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
     return environment.get_template("report.html").render(
@@ -48,6 +54,16 @@ def build_page(content: ReportContent) -> str:
         script=Markup((_HERE / "report.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
     )
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def _visible(value: Any) -> Any:
+    """Text in which characters that steer a terminal, or turn the writing round, are spelt out."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return _CONTROL.sub(lambda one: one[0].encode("unicode_escape").decode(), value)
 
 
 def _figures(sections: Iterable[Section]) -> Iterable[Chart]:
