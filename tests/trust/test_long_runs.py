@@ -18,7 +18,7 @@ from selfsight.data.loader import Loader
 from selfsight.data.world import World
 from selfsight.recipes import catalogue
 
-MEMORY = "anonymous memory of a long run grows by less than 300 bytes an update between its second and last quarter"
+MEMORY = "anonymous memory of a long run does not grow by 300 bytes an update from quarter to quarter, after the first"
 OPEN = "the files that a long run holds open do not grow in number"
 SHARED = "a long run leaves nothing in shared memory, and holds no more of it at its end than at its beginning"
 SPEED = "processor time an update in the last quarter of a long run is at most 1.5 times that of the first"
@@ -106,7 +106,8 @@ def judge(samples: list[Sample], said: str, seconds: float, *, steps: int, out: 
     def least(quarter: int, name: str) -> float:  # what is kept is in each look; a probe's workers are in some
         return min(getattr(s, name) for s in quarters[quarter])
 
-    grown = (least(3, "anonymous") - least(1, "anonymous")) / (steps / 2)
+    # a leak grows in every quarter; a worker's copy of a page that its parent had is made once, at any time
+    grown = min(least(k + 1, "anonymous") - least(k, "anonymous") for k in (1, 2)) / (steps / 4)
     promise(MEMORY)(grown < 300, f"{grown:.0f} bytes an update, {least(3, 'anonymous') / 2**20:.0f} MiB at the end")
     promise(OPEN)(least(3, "files") <= least(1, "files"), f"{least(1, 'files')} -> {least(3, 'files')}")
     promise(SHARED)(
@@ -144,7 +145,7 @@ def test_twenty_thousand_updates(tmp_path: Path, promise) -> None:
 def test_with_workers(tmp_path: Path, promise) -> None:
     """Larger images, which two workers decode; a probe after each few epochs, which starts workers of its own; and
     some that cannot be read, in every epoch."""
-    steps, n = 2_000, 200
+    steps, n = 4_000, 200
     for i in range(n):
         path = tmp_path / "images" / f"class{i % 2}" / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

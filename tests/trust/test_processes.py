@@ -218,12 +218,16 @@ def test_two_hosts_of_which_one_is_cut_off_and_comes_back(network: Network, prom
     goes_on(apart(run, whole) < APART, f"two hosts again: {apart(run, whole):.1e}")
 
 
+LOSS = dict.fromkeys(("simmim", "simmim_swin"), 1e-8)
+"""SimMIM's code adds 1e-5 to the number of hidden values, some thousands: eight parts of a batch add it eight times."""
+
+
 @pytest.mark.trust
 def test_four_processes_train_as_one(promise: Promises, tmp_path: Path) -> None:
     equal = promise(EQUAL)
     for name, found in together_and_alone(tmp_path, world=4, steps=5, micro=2, seconds=1400).items():
         equal(found["moved"] > 1e-5, f"{name}: nothing was trained")
-        equal(found["loss"] < 1e-9, f"{name}: loss {found['loss']:.1e}")
+        equal(found["loss"] < LOSS.get(name, 1e-9), f"{name}: loss {found['loss']:.1e}")
         equal(found["gradient"] < 1e-5, f"{name}: gradient {found['gradient']:.1e}")
         equal(found["state"] < 1e-8, f"{name}: {found['worst']} {found['state']:.1e}")
         equal(found["ranks"] < 1e-12, f"{name}: processes {found['ranks']:.1e} apart")
