@@ -6,6 +6,7 @@ workers hold no state.
 """
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -122,7 +123,7 @@ class Workers:
                     sampler=self._queue,
                     num_workers=self.workers,
                     collate_fn=_as_it_is,
-                    worker_init_fn=_leave_signals,
+                    worker_init_fn=_begin_worker,
                     multiprocessing_context="fork" if sys.platform == "linux" else None,
                     generator=torch.Generator(),  # its own: the global one belongs to the training step
                     prefetch_factor=_AHEAD,
@@ -155,11 +156,13 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _leave_signals(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one saves and then ends its workers itself.
 
-    A second SIGTERM is meant for the worker: it ends one that hangs.
+    A second SIGTERM is meant for the worker: it ends one that hangs. Its garbage collector leaves alone what the parent
+    had: each page that it touches would become a copy.
     """
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
