@@ -1,6 +1,6 @@
 """Whether Noisy Student's students know more than their teacher: CIFAR-10, a tenth of 10,000 labels.
 
-    python benchmarks/noisy_student.py [--data CIFAR] [--epochs 150] [--students 2]
+    python benchmarks/noisy_student.py [--data CIFAR] [--epochs 100] [--students 1]
 
 Xie et al., "Self-training with Noisy Student improves ImageNet Classification", CVPR 2020, arXiv 1911.04252. Teacher
 and students have the same network, noise and epochs over the same 1,000 labels, so that a student's only advantage is
@@ -21,8 +21,8 @@ def main() -> None:
     """Runs the pipeline, or goes on with it, and writes results/noisy_student.json."""
     parser = flags(__doc__, "noisy_student")
     parser.add_argument("--data", default=str(Path(os.environ.get("SELFSIGHT_DATA", "../shared/data")) / "cifar10"))
-    parser.add_argument("--epochs", type=int, default=150, help="over the labelled images, for teacher and students")
-    parser.add_argument("--students", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=100, help="over the labelled images, for teacher and students")
+    parser.add_argument("--students", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/noisy_student"))
     given = parser.parse_args()
