@@ -30,6 +30,7 @@ LONGER = {
     "context_prediction": (640, "+4.4 points were measured after 320 updates, +6.4 and +8.9 after 640 from two seeds"),
     "convmae": (640, "+4.7 points fine-tuned were measured after 320 updates, +14.8 after 640"),
     "mae": (1600, "+0.3 points were measured after 800 updates, +9.8 after 1600"),
+    "simmim_swin": (640, "+9.5 and +2.6 points fine-tuned after 320 updates from two starts, +11.4 after 640"),
     "dino": (480, "+3.0 and +10.7 points were measured after 320 updates from two seeds, +7.8 after 480"),
 }
 
