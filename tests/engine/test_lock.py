@@ -62,15 +62,20 @@ def test_without_locks_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     def no_locks(handle: int, how: int) -> None:
         raise OSError(9, os.strerror(9))
 
+    with alone(tmp_path), pytest.raises(UserError, match="another training is at work"), alone(tmp_path):
+        pass  # what the same call meets where there are locks
     if without == "the module":
         monkeypatch.setattr(lock, "fcntl", None)
     else:
         monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     with alone(tmp_path), alone(tmp_path):
-        pass
+        (tmp_path / "trained").touch()
+    assert (tmp_path / "trained").exists()
+    assert not lock._held, "a handle stays open"
 
 
 def test_what_is_no_folder_is_for_others_to_refuse(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with alone(tmp_path / "file"), alone(tmp_path / "file" / "run"):
-        pass
+        assert not lock._held
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
