@@ -1,7 +1,8 @@
 """Stochastic depth: in training whole residual branches are left out by lot, the later ones more often."""
 
-from typing import Any
+from typing import Any, cast
 
+import torch
 from timm.layers.drop import DropPath
 from torch import nn
 
@@ -28,3 +29,19 @@ def stochastic_depth_(network: nn.Module, rate: float) -> int:
         for name in _slots(block):
             setattr(block, name, DropPath(rate * place / len(blocks)))
     return len(blocks)
+
+
+def drop_path_(encoder: Any, rate: float) -> None:
+    """Gives a transformer's blocks drop path, growing linearly from 0 to ``rate``, unless it was built with its own.
+
+    Raises ``ValueError`` where there are no such blocks.
+    """
+    blocks: Any = getattr(getattr(encoder, "model", None), "blocks", None)
+    if not rate or any(isinstance(m, DropPath) for m in encoder.modules()):
+        return
+    if blocks is None or not all(hasattr(block, "drop_path1") and hasattr(block, "drop_path2") for block in blocks):
+        raise ValueError("--drop-path is for vision transformers, whose blocks have residual branches; leave it out")
+    shares = cast(list[float], torch.linspace(0, rate, len(blocks)).tolist())  # pyright: ignore[reportUnknownMemberType]
+    for block, share in zip(blocks, shares, strict=True):
+        if share:
+            block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)

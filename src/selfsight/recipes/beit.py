@@ -35,8 +35,8 @@ from selfsight.encoders.pooling import pool_patches_
 from selfsight.encoders.protocol import MaskableEncoder
 from selfsight.loading import load_tokenizer
 from selfsight.methods.beit import BEiT
+from selfsight.parts.stochastic_depth import drop_path_
 from selfsight.parts.tokenizers import CodeHead, CodeLogits, Tokenizer
-from selfsight.recipes.dino import stochastic_depth_
 from selfsight.recipes.quick import on_the_world
 from selfsight.recipes.recipe import Group, OptimiserSpec, Recipe, Setting, positive, skip_vectors
 from selfsight.schedules import constant, warmup_cosine
@@ -115,7 +115,7 @@ def wired(
     width = encoder.width
     method = BEiT(encoder, CodeLogits(width, told.codes if told else None), told, width=width)
     fresh_(method)
-    stochastic_depth_(encoder, drop_path)
+    drop_path_(encoder, drop_path)
     view = augment.beit(at.image_size)
     share = 26 / 64 if at.small else 75 / 196
     views = masked_pictures(

@@ -31,10 +31,8 @@ long runs at batch 256 and below.
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import torch
-from timm.layers.drop import DropPath
 from torch import nn
 from torch.optim import SGD, AdamW
 
@@ -46,6 +44,7 @@ from selfsight.methods.dino import DINO
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.parts.prototypes import DistillationHead
+from selfsight.parts.stochastic_depth import drop_path_
 from selfsight.recipes.quick import on_the_world
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, decay_all, positive, skip_vectors
 from selfsight.recipes.swav import small_size
@@ -185,7 +184,7 @@ def dino(
         centre_momentum=centre_momentum,
         frozen_epochs=column.frozen if frozen_epochs is None else frozen_epochs,
     )
-    stochastic_depth_(method.student, (0.1 if transformer else 0.0) if drop_path is None else drop_path)
+    drop_path_(method.student, (0.1 if transformer else 0.0) if drop_path is None else drop_path)
     set_scope_(method, "all")
     main = _optimiser(column, transformer, batch, column.end_lr if end_lr is None else end_lr)
     return Recipe(
@@ -253,18 +252,6 @@ def _optimiser(column: _Column, transformer: bool, batch: int, end: float) -> Op
         clip=3.0,
         clip_each="tensor",
     )
-
-
-def stochastic_depth_(encoder: Any, rate: float) -> None:
-    """Gives a transformer's blocks drop path, growing linearly from 0 to ``rate``, unless it was built with its own."""
-    blocks = getattr(getattr(encoder, "model", None), "blocks", None)
-    if not rate or any(isinstance(m, DropPath) for m in encoder.modules()):
-        return
-    if blocks is None or not all(hasattr(block, "drop_path1") and hasattr(block, "drop_path2") for block in blocks):
-        raise ValueError("--drop-path is for vision transformers, whose blocks have residual branches; leave it out")
-    for block, share in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist(), strict=True):
-        if share:
-            block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)
 
 
 def tiny() -> dict[str, Recipe]:

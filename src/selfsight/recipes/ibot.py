@@ -33,7 +33,7 @@ from selfsight.methods.ibot import IBOT
 from selfsight.parts import heads
 from selfsight.parts.batchnorm import set_scope_
 from selfsight.parts.prototypes import DistillationHead
-from selfsight.recipes.dino import stochastic_depth_
+from selfsight.parts.stochastic_depth import drop_path_
 from selfsight.recipes.quick import on_the_world
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, positive, skip_vectors
 from selfsight.recipes.swav import small_size
@@ -166,7 +166,7 @@ def ibot(
         patch_weight=patch_weight,
         frozen_epochs=frozen_epochs,
     )
-    stochastic_depth_(method.student, drop_path)
+    drop_path_(method.student, drop_path)
     set_scope_(method, "all")
     main = OptimiserSpec(
         build=AdamW,
