@@ -4,7 +4,7 @@ export SELFSIGHT_DATA ?= ../shared/data
 
 BENCHMARKS := views files losses step knn embedding growth world_speed attention convolution mae_visible
 
-.PHONY: demo test fast trust lint bench bench-long docs clean
+.PHONY: demo test fast trust mutants lint bench bench-long docs clean
 
 # torch and torchvision come first and together: alone, a later resolver might pair builds that do not match
 .venv/ready: pyproject.toml constraints.txt
@@ -26,6 +26,10 @@ fast: .venv/ready
 # kills, broken files, many processes: what is promised, how often it was tried, how often it held
 trust: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "trust or not trust" tests/trust
+
+# each promise's section broken once on purpose, in a copy: the test that guards it must fail
+mutants: .venv/ready
+	$(BIN)/python tests/support/mutants.py
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
