@@ -143,7 +143,8 @@ def test_transformers_only_where_a_method_needs_tokens() -> None:
 
 def test_a_short_training_has_an_optimiser_for_it() -> None:
     assert flags_of("simclr") == {"backbone": "tiny_cnn", "optimiser": "adamw", "batch_size": 250, "lr": 4e-3}
-    assert flags_of("mae")["lr"] == 1e-3
+    assert flags_of("moco_v3")["lr"] == 4e-3
+    assert (flags_of("mae")["batch_size"], flags_of("mae")["lr"]) == (50, 5e-4)
     assert flags_of("byol")["momentum"] == 0.97
     assert flags_of("rotation") == {"backbone": "tiny_cnn"}
 
