@@ -10,8 +10,10 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,10 +21,26 @@ from typing import Any
 
 import torch
 
+from selfsight.data.protocol import DataError
 from selfsight.engine.machine import cpu_name
+from selfsight.errors import TrainingError, UserError
 
 HERE = Path(__file__).parent
 PEERS = "lightly kornia stable-pretraining faiss-cpu scikit-learn torchvision timm".split()
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """What a call got wrong, and Ctrl-C, end it in one line, as they do the command line's."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("selfsight: interrupted; what is measured is kept, and the same call goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (UserError, DataError, TrainingError) as error:
+        print(f"selfsight: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
 
 Work = Callable[[], int]
 """Does something once; returns how many items that were."""

@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from _bench import in_one_line
 from selfsight.evaluation.ladder import ladder
 
 HERE = Path(__file__).parent
@@ -45,4 +46,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

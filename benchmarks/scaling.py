@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from _bench import in_one_line
 from selfsight.evaluation.scaling import FRACTIONS, SIZES, Rules, scaling
 
 
@@ -72,4 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

@@ -2,6 +2,8 @@
 
 import errno
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +186,14 @@ def test_another_error_of_the_system_has_no_word_of_room(
     code, line = left_with(["pretrain", "simclr", *TINY], capsys)
     assert code == 2
     assert line == "selfsight: Permission denied: runs/first"
+
+
+@pytest.mark.parametrize("name", ["scaling", "ladder"])
+def test_a_benchmark_of_methods_says_in_one_line_what_is_wrong(name, tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    words = ["--data", "no/such", "--out", str(tmp_path / "out.json")]
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("selfsight: ")
+    assert done.stderr.count("\n") == 1
+    assert "no/such" in done.stderr
