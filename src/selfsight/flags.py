@@ -89,12 +89,7 @@ class Flags:
             raise UserError(_NO_NAME)
         if self.devices > 1 and not isinstance(self.data, str):
             raise UserError("devices above 1 start new processes, which take data by name or path only")
-        for name, words in (("device", DEVICES), ("precision", PRECISIONS), ("optimiser", OPTIMISERS)):
-            if getattr(self, name) not in words:
-                raise unknown(name, str(getattr(self, name)), words)
-        for name in self.logger or ():
-            if name not in LOGGERS:
-                raise unknown("logger", str(name), LOGGERS)
+        _check_words(vars(self))
         for name, (least, most) in _LIMITS.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:  # nor is it no number at all
@@ -145,7 +140,18 @@ def flags_from(values: dict[str, Any]) -> Flags:
     for f in fields(Flags):
         if f.name in typed and not _fits(typed[f.name], f):
             raise UserError(f"{f.name} is {typed[f.name]!r}, which is no value of this flag")
+    _check_words(typed)
     return Flags(**typed)
+
+
+def _check_words(values: Mapping[str, Any]) -> None:
+    """Refuses words that a flag does not know, with the nearest one that it does."""
+    for name, words in (("device", DEVICES), ("precision", PRECISIONS), ("optimiser", OPTIMISERS)):
+        if name in values and values[name] not in words:
+            raise unknown(name, str(values[name]), words)
+    for name in values.get("logger") or ():
+        if name not in LOGGERS:
+            raise unknown("logger", str(name), LOGGERS)
 
 
 _KINDS: Mapping[Any, Any] = {int: Integral, float: Real}
@@ -161,7 +167,7 @@ def _fits(value: Any, of: Field[Any]) -> bool:
     plain = (_KINDS.get(kind, kind) for kind in kinds if isinstance(kind, type))
     if isinstance(value, tuple(plain)):
         return True
-    words = tuple if of.name == "logger" else str  # of which ``check`` says which there are
+    words = tuple if of.name == "logger" else str  # of which ``_check_words`` says which there are
     return of.name in ("logger", "device", "precision", "optimiser") and isinstance(value, words)
 
 

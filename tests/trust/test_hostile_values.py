@@ -56,6 +56,14 @@ def test_flags_from_plain_values(examples: int, promise) -> None:
     check()
 
 
+@pytest.mark.parametrize("name", ["device", "precision", "optimiser", "logger"])
+def test_a_word_that_a_flag_does_not_know_is_refused_before_flags_are_made(name: str) -> None:
+    flags, line = refused(lambda: flags_from({name: "\U000b9bd5"}))
+    assert flags is None
+    assert line is not None
+    assert line.startswith(f"unknown {name}")
+
+
 def _plausible(of: Field[Any]) -> st.SearchStrategy[Any]:
     """Values that a flag of this kind could have."""
     kinds = get_args(of.type) or (of.type,)
