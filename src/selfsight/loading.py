@@ -47,16 +47,21 @@ def load_tokenizer(path: Path | str, *, grid: int, channels: int = 3) -> Tokeniz
         channels: of the images.
     """
     path = Path(path)
-    if path.is_file():
-        return _published(path, grid, channels)
-    opened = open_run(path)
+    return _published(path, grid, channels) if path.is_file() else load_dvae(path, channels=channels).tokenizer()
+
+
+def load_dvae(run: Path | str, *, channels: int = 3) -> Any:
+    """The method of a run of ``dvae``: its ``tokenizer()``, and ``paint``, which makes pictures of codes.
+
+    Raises ``UserError`` where ``run`` is no run of ``dvae``, or one of images with another number of ``channels``.
+    """
+    opened = open_run(run)
     if opened.method != "dvae":
-        raise UserError(f"{path} is a run of {opened.method}, no tokenizer; train one by selfsight pretrain dvae")
+        raise UserError(f"{run} is a run of {opened.method}, no tokenizer; train one by selfsight pretrain dvae")
     if opened.flags.channels != channels:
-        raise UserError(f"the tokenizer {path} takes images of {opened.flags.channels} channels, not {channels}")
+        raise UserError(f"the tokenizer {run} takes images of {opened.flags.channels} channels, not {channels}")
     with torch.random.fork_rng(devices=[]):  # building it seeds the generator, which the caller's weights come from
-        method: Any = opened.recipe().method
-    return method.tokenizer()
+        return opened.recipe().method
 
 
 def _published(path: Path, grid: int, channels: int) -> Tokenizer:

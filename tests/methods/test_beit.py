@@ -1,6 +1,7 @@
 """BEiT: hidden pixels stay hidden, the loss is of hidden patches alone, and the tokenizer stays what it was."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from selfsight.batches import MaskedPictures
 from selfsight.encoders.build import build_encoder
 from selfsight.method import Clock, Objective, drive
 from selfsight.methods.beit import BEiT
-from selfsight.parts.tokenizers import CodeHead, CodeLogits, Tokenizer
+from selfsight.parts.tokenizers import CodeHead, CodeLogits, Painter, Tokenizer
 
 NOW = Clock(step=0, steps=1, epoch=0, epochs=1)
 
@@ -20,7 +21,7 @@ def tokenizer(seed: int = 0, codes: int = 16) -> Tokenizer:
     return Tokenizer(build_encoder("dalle_nano", image_size=16, hidden=8), CodeHead(32, codes))
 
 
-def beit(told: Tokenizer | None = None) -> BEiT:
+def beit(told: Tokenizer | None = None, **more: Any) -> BEiT:
     told = told or tokenizer()
     torch.manual_seed(0)
     encoder = build_encoder(
@@ -33,7 +34,7 @@ def beit(told: Tokenizer | None = None) -> BEiT:
         use_rel_pos_bias=False,
         use_shared_rel_pos_bias=True,
     )
-    return BEiT(encoder, CodeLogits(32, told.codes), told, width=32)
+    return BEiT(encoder, CodeLogits(32, told.codes), told, width=32, **more)
 
 
 def batch(b: int = 3) -> MaskedPictures:
@@ -133,3 +134,42 @@ def test_a_run_is_opened_without_its_tokenizer() -> None:
     fixed = BEiT(method.encoder, CodeLogits(32, 8), tokenizer(codes=8), width=32)
     with pytest.raises(RuntimeError, match="size mismatch"):
         fixed.load_state_dict(method.state_dict())
+
+
+def test_a_picture_shows_predicted_codes_where_patches_are_hidden_and_the_image_elsewhere() -> None:
+    def paint(codes: Tensor) -> Tensor:  # each code's number, in three channels and four by four pixels
+        kept.append(codes)
+        return codes[:, None].expand(-1, 3, -1, -1).repeat_interleave(4, 2).repeat_interleave(4, 3).float()
+
+    kept: list[Tensor] = []
+    method, images = beit(painter=lambda: Painter(tokenizer(), paint)), batch()
+    torch.nn.init.normal_(method.head.weight)
+    assert method.predicts_pixels
+    made = method.reconstruct(images)
+    with torch.no_grad():
+        said = method.head(method.predict(images.x, images.masked)[1]).argmax(dim=2)
+    told = tokenizer()(images.picture).flatten(1)
+    assert torch.equal(kept[0].flatten(1), torch.where(images.masked, said, told))
+    cover = images.masked.view(-1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).expand_as(images.x)
+    assert torch.equal(made.original, images.x)
+    assert torch.equal(made.reconstruction[~cover], images.x[~cover])
+    assert torch.equal(made.masked, images.x.masked_fill(cover, 0))
+    middles = made.reconstruction[:, 0, 4::8, 4::8].flatten(1)  # of patches of 8 px
+    inner = said.view(-1, 4, 4)
+    for b, y, x in images.masked.view(-1, 4, 4).nonzero().tolist():
+        around = kept[0][b, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        assert around.min() <= middles[b, 4 * y + x] <= around.max()
+        if around.unique().numel() == 1:
+            assert middles[b, 4 * y + x] == inner[b, y, x]
+
+
+def test_no_picture_by_another_tokenizer_or_without_a_decoder() -> None:
+    def nothing(codes: Tensor) -> Tensor:
+        raise AssertionError(f"{codes.shape} were painted")
+
+    with pytest.raises(ValueError, match="not the one that this run was begun with"):
+        beit(painter=lambda: Painter(tokenizer(seed=5), nothing)).reconstruct(batch())
+    method = beit()
+    assert not method.predicts_pixels
+    with pytest.raises(ValueError, match="has no decoder"):
+        method.reconstruct(batch())

@@ -102,3 +102,28 @@ def test_every_parameter_learns(options: dict[str, object]) -> None:
     objective(method, batch()).loss.backward()
     silent = [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == ["encoder.model.pos_embed"]
+
+
+def test_a_picture_has_each_patch_where_it_says_that_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, given = mp3(), batch()
+    truth = torch.eye(16).expand(3, -1, -1)
+    logits = 9 * truth
+
+    def says(self: MP3, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(3, 16), logits
+
+    monkeypatch.setattr(MP3, "predict", says)
+    made = method.reconstruct(given)
+    assert torch.equal(made.original, given.x)
+    assert torch.equal(made.reconstruction, given.x)
+    seen = patches(made.masked).abs().sum(dim=(1, 3, 4)) > 0
+    assert [row.nonzero().flatten().tolist() for row in seen] == [sorted(row) for row in given.visible.tolist()]
+
+    logits = 9 * truth.roll(1, dims=2)  # each says the next place
+    assert torch.equal(patches(method.reconstruct(given).reconstruction), patches(given.x).roll(1, dims=2))
+
+    logits = torch.zeros(3, 16, 16)
+    logits[:, :, 5] = 1 + torch.arange(16.0)  # all say place 5, the last one most surely
+    placed = patches(method.reconstruct(given).reconstruction)
+    assert torch.equal(placed[:, :, 5], patches(given.x)[:, :, 15])
+    assert not placed[:, :, [i for i in range(16) if i != 5]].any()

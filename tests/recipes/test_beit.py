@@ -18,6 +18,7 @@ from selfsight.loading import load_tokenizer
 from selfsight.parts.tokenizers import CodeHead, Tokenizer
 from selfsight.recipes.beit import CARDS, beit, wired
 from selfsight.recipes.recipe import Setting
+from selfsight.report.gather import gather_content
 
 SHARED = CARDS["beit"]["options"]
 
@@ -175,7 +176,13 @@ def test_from_a_tokenizers_run_to_an_encoder(tmp_path: Path) -> None:
     assert run.settings["hyper"]["tokenizer"] == str(first.path.resolve())
     with pytest.raises(UserError, match="is a run of beit, no tokenizer"):
         load_tokenizer(run.path, grid=8)
+    content = gather_content(run.path)
+    assert content.reconstructions, content.missing
+    assert "as the tokenizer's decoder paints them" in content.reconstructions.caption
     first.path.rename(tmp_path / "elsewhere")
+    content = gather_content(run.path)
+    assert not content.reconstructions
+    assert content.missing["reconstructions"] == f"Could not be drawn: there is no run at {first.path.resolve()}"
     opened = selfsight.load(run.path)
     assert opened(torch.zeros(1, 3, 32, 32)).shape == (1, 192)
     assert run.recipe().method.head.out_features == 16  # type: ignore[attr-defined]

@@ -22,11 +22,16 @@ the images :math:`\tilde x` that miss them,
 - The tokenizer works in full precision. Its weights are not saved with the run, but a checksum of them is: a run that
   goes on with another tokenizer is refused.
 - The feature that is kept is the mean of the patch tokens, as the code's fine-tuning has it.
+- Of a tokenizer that has its decoder, a run of ``dvae``, a report paints the codes that are predicted.
 """
+
+import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from selfsight.batches import MaskedPictures
 from selfsight.distributed import mean
@@ -35,25 +40,42 @@ from selfsight.losses.codes import code_loss
 from selfsight.losses.precision import full
 from selfsight.method import Clock, Method, Objective, Steps
 from selfsight.parts.cells import behind
-from selfsight.parts.tokenizers import CodeLogits, Tokenizer
+from selfsight.parts.reconstruction import Reconstruction
+from selfsight.parts.tokenizers import CodeLogits, Painter, Tokenizer
 
 
 class BEiT(Method[MaskedPictures]):
     """BEiT; ``tokenizer`` gives a code for each patch. It is no part of the state.
 
-    ``tokenizer`` may be None where a run is only opened again: then it cannot be trained.
+    ``tokenizer`` may be None where a run is only opened again: then it cannot be trained. ``painter`` finds tokenizer
+    and decoder for ``reconstruct``, where there are any.
     """
+
+    pictures = (
+        "In threes: the image, what the encoder saw of it, and the codes that it predicts of what is hidden, as the "
+        "tokenizer's decoder paints them."
+    )
 
     encoder: MaskableEncoder  # pyright: ignore[reportIncompatibleVariableOverride]  # no other will do
     tokenizer_sum: Tensor
 
-    def __init__(self, encoder: MaskableEncoder, head: CodeLogits, tokenizer: Tokenizer | None, *, width: int) -> None:
+    def __init__(
+        self,
+        encoder: MaskableEncoder,
+        head: CodeLogits,
+        tokenizer: Tokenizer | None,
+        *,
+        width: int,
+        painter: Callable[[], Painter] | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder  # pyright: ignore[reportIncompatibleVariableOverride]
         self.head = head
         self.mask_token = nn.Parameter(torch.zeros(1, 1, 1, width))
         self._tokenizer = (tokenizer,)  # in a tuple, so that it is no part of the state
         self._same = False
+        self._painter = painter
+        self.predicts_pixels = painter is not None
         self.register_buffer("tokenizer_sum", torch.tensor(0 if tokenizer is None else tokenizer.fingerprint()))
 
     def step(self, batch: MaskedPictures, clock: Clock) -> Steps:
@@ -81,7 +103,29 @@ class BEiT(Method[MaskedPictures]):
         if tokenizer is None:
             raise ValueError("this run was opened without its tokenizer, so it cannot be trained")
         if not self._same:
-            if int(self.tokenizer_sum) != tokenizer.fingerprint():
-                raise ValueError("the tokenizer is not the one that this run was begun with: its weights differ")
+            self._check(tokenizer)
             self._same = True
         return tokenizer.to(picture.device)(picture).flatten(1)
+
+    @torch.no_grad()
+    def reconstruct(self, batch: MaskedPictures) -> Reconstruction:
+        """Masked input, the picture painted of the codes predicted where patches are hidden, and original.
+
+        Visible patches are painted too, from the tokenizer's codes: a decoder looks at its neighbours. What is shown of
+        them is the image. ValueError where the tokenizer's run is gone, or has other weights by now.
+        """
+        if self._painter is None:
+            raise ValueError("this run's tokenizer has no decoder")
+        tokenizer, paint = self._painter()
+        self._check(tokenizer)
+        side = math.isqrt(batch.masked.shape[1])
+        told = tokenizer(interpolate(batch.picture, size=side * tokenizer.factor, mode="area"))
+        said = self.head(self.predict(batch.x, batch.masked)[1]).argmax(dim=2).view_as(told)
+        masked = batch.masked.view_as(told)
+        painted = interpolate(paint(torch.where(masked, said, told)), size=batch.x.shape[2:], mode="bilinear")
+        hidden = interpolate(masked[:, None].to(batch.x), size=batch.x.shape[2:]) > 0
+        return Reconstruction(batch.x.masked_fill(hidden, 0.0), torch.where(hidden, painted, batch.x), batch.x)
+
+    def _check(self, tokenizer: Tokenizer) -> None:
+        if int(self.tokenizer_sum) != tokenizer.fingerprint():
+            raise ValueError("the tokenizer is not the one that this run was begun with: its weights differ")

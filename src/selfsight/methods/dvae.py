@@ -108,15 +108,19 @@ class DVAE(Method[SeededImages]):
         return self.head(self.encoder.dense(x)).argmax(dim=1)
 
     @torch.no_grad()
+    def paint(self, codes: Int[Tensor, "b y x"]) -> Float[Tensor, "b c h w"]:
+        """The decoder's picture of codes in [0, 1]: each pixel's location."""
+        mu, _ = self.decoder(one_hot(codes, self.head.codes).movedim(-1, 1).to(self.head.weight.dtype))
+        return unmap_pixels(mu.sigmoid())
+
+    @torch.no_grad()
     def reconstruct(self, batch: SeededImages) -> Reconstruction:
         """The codes, the decoder's picture of them and the image: a true choice of codes, without noise."""
         codes = self.codes(batch.x)
-        chosen = one_hot(codes, self.head.codes).movedim(-1, 1).to(self.head.weight.dtype)
-        mu, _ = self.decoder(chosen)
         c, factor = batch.x.shape[1], batch.x.shape[-1] // codes.shape[-1]
         hues = torch.stack([codes * (37 + 57 * k) % 251 / 250 for k in range(c)], dim=1)
         painted = hues.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-        return Reconstruction(painted.to(batch.x), unmap_pixels(mu.sigmoid()).to(batch.x), batch.x)
+        return Reconstruction(painted.to(batch.x), self.paint(codes).to(batch.x), batch.x)
 
 
 @torch.no_grad()

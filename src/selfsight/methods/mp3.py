@@ -37,7 +37,10 @@ from torch import Tensor, nn
 from selfsight.batches import MaskedImages
 from selfsight.encoders.protocol import ContextEncoder
 from selfsight.losses.position import position_cross_entropy
+from selfsight.losses.precision import full
+from selfsight.losses.reconstruction import patchify, unpatchify
 from selfsight.method import Clock, Method, Objective, Steps
+from selfsight.parts.reconstruction import Reconstruction
 
 
 class MP3(Method[MaskedImages]):
@@ -45,6 +48,11 @@ class MP3(Method[MaskedImages]):
 
     A batch's visible patches are the context.
     """
+
+    pictures = (
+        "In threes: the image; the context, at which alone all patches may look; and every patch where it says that it "
+        "lies, the surest where several do, nothing where none does."
+    )
 
     encoder: ContextEncoder  # pyright: ignore[reportIncompatibleVariableOverride]  # no other will do
 
@@ -68,3 +76,16 @@ class MP3(Method[MaskedImages]):
         """The pooled feature, and for every patch a logit for each place, where all look at the context alone."""
         feature, tokens = self.encoder.in_context(self.encoder.embed(x), context)
         return feature, self.head(tokens)
+
+    @torch.no_grad()
+    def reconstruct(self, batch: MaskedImages) -> Reconstruction:
+        """The context, the patches at the places that they are said to have, and the original."""
+        (height, width), side = batch.x.shape[2:], self.encoder.patch
+        patches = patchify(full(batch.x), side)
+        sure, place = full(self.predict(batch.x, batch.visible)[1]).log_softmax(dim=2).max(dim=2)
+        silent = torch.full_like(sure, -torch.inf)[..., None].repeat(1, 1, patches.shape[1])
+        claims = silent.scatter_(2, place[..., None], sure[..., None])
+        surest, who = claims.max(dim=1)  # of each place
+        placed = patches.gather(1, who[..., None].expand_as(patches)) * surest.isfinite()[..., None]
+        context = torch.zeros_like(patches[..., :1]).scatter_(1, batch.visible[..., None].long(), 1.0)
+        return Reconstruction(*(unpatchify(part, side, height, width) for part in (patches * context, placed, patches)))

@@ -3,7 +3,8 @@
 # pyright: reportUnknownMemberType=false
 # torch types its layers' constructors loosely
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -58,6 +59,13 @@ class Tokenizer(nn.Module):
         """The codes of a map."""
         with no_autocast(x):
             return self.head(self.encoder.dense(x.to(self.head.weight.dtype))).argmax(dim=1)
+
+
+class Painter(NamedTuple):
+    """What says the codes of an image, and what paints a picture of codes in the space of the encoder's input."""
+
+    tokenizer: Tokenizer
+    paint: Callable[[Int[Tensor, "b y x"]], Float[Tensor, "b c h w"]]
 
 
 class CodeLogits(nn.Linear):

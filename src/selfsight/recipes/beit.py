@@ -19,13 +19,14 @@ transformer will do in BEiT's place; its class token, which no loss reads, is no
 is.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from selfsight.batches import MaskedPictures
@@ -33,15 +34,17 @@ from selfsight.encoders.beit import begin_, cut_normal_
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.pooling import pool_patches_
 from selfsight.encoders.protocol import MaskableEncoder
-from selfsight.loading import load_tokenizer
+from selfsight.loading import load_dvae, load_tokenizer
 from selfsight.methods.beit import BEiT
 from selfsight.parts.stochastic_depth import drop_path_
-from selfsight.parts.tokenizers import CodeHead, CodeLogits, Tokenizer
+from selfsight.parts.tokenizers import CodeHead, CodeLogits, Painter, Tokenizer
 from selfsight.recipes.quick import on_the_world
 from selfsight.recipes.recipe import Group, OptimiserSpec, Recipe, Setting, positive, skip_vectors
 from selfsight.schedules import constant, warmup_cosine
 from selfsight.views import augment
 from selfsight.views.pictured import masked_pictures
+from selfsight.views.render import normalise_
+from selfsight.views.view import Normalise
 
 CARDS = {
     "beit": {
@@ -97,7 +100,20 @@ def beit(
         if not Path(tokenizer).exists():
             raise ValueError(f"there is no tokenizer {tokenizer}; {_HOW}")
         told = load_tokenizer(tokenizer, grid=_grid(at), channels=at.channels)
-    return wired(at, told, masked=masked, smallest=smallest, drop_path=drop_path)
+    painter = None if tokenizer is None or Path(tokenizer).is_file() else partial(_painter, tokenizer, at.channels)
+    return wired(at, told, masked=masked, smallest=smallest, drop_path=drop_path, painter=painter)
+
+
+def _painter(tokenizer: str, channels: int, normalise: Normalise | None) -> Painter:
+    """Both halves of the autoencoder of a run of dvae, whose pictures are normalised as the encoder's are."""
+    dvae = load_dvae(tokenizer, channels=channels)
+
+    def paint(codes: Tensor) -> Tensor:
+        picture = dvae.paint(codes)
+        normalise_(picture.movedim(1, 0), normalise)
+        return picture
+
+    return Painter(dvae.tokenizer(), paint)
 
 
 def wired(
@@ -107,16 +123,23 @@ def wired(
     masked: int | None = None,
     smallest: int | None = None,
     drop_path: float = 0.1,
+    painter: Callable[[Normalise | None], Painter] | None = None,
 ) -> Recipe[MaskedPictures]:
     """The recipe with a tokenizer at hand."""
     grid, encoder = _grid(at), at.encoder
     assert isinstance(encoder, MaskableEncoder)
     pool_patches_(encoder)
     width = encoder.width
-    method = BEiT(encoder, CodeLogits(width, told.codes if told else None), told, width=width)
+    view = augment.beit(at.image_size)
+    method = BEiT(
+        encoder,
+        CodeLogits(width, told.codes if told else None),
+        told,
+        width=width,
+        painter=painter and partial(painter, view.normalise),
+    )
     fresh_(method)
     drop_path_(encoder, drop_path)
-    view = augment.beit(at.image_size)
     share = 26 / 64 if at.small else 75 / 196
     views = masked_pictures(
         view,
