@@ -345,6 +345,14 @@ def picture(name: str) -> list[str]:
     ]
 
 
+def command_of(card: Card) -> str:
+    """How a recipe is run, with what must be run before it."""
+    if card.needs != "tokenizer":
+        return f"selfsight pretrain {card.name} --data images/"
+    before = "selfsight pretrain dvae --data images/ --out runs/dvae"
+    return f"{before}\nselfsight pretrain {card.name} --data images/ --tokenizer runs/dvae"
+
+
 def method_page(card: Card) -> str:
     """One recipe's page: the method and its equations, the recipe, its flags, its results."""
     module = method_module(card)
@@ -354,7 +362,7 @@ def method_page(card: Card) -> str:
         [
             f"# {card.title}",
             to_markdown(title.partition(": ")[2][:1].upper() + title.partition(": ")[2][1:]),
-            f"```\nselfsight pretrain {card.name} --data images/\n```",
+            f"```\n{command_of(card)}\n```",
             *picture(card.name),
             to_markdown(body).strip(),
             "## The recipe",

@@ -123,7 +123,7 @@ def show(method: str, *, image_size: int = 224, samples: int = 1_281_167) -> Non
     for name, parameter in catalogue.hyper_parameters(method).items():
         print(f"  --{name.replace('_', '-')} (default {parameter.default}): {described.get(name) or ''}")
     print(f"\nAt {image_size} px it resolves to:")
-    made = assemble(method, flags, {}, samples=samples, native=None)
+    made = assemble(method, flags, {}, samples=samples, native=None, training=False)
     import yaml  # noqa: PLC0415
 
     print(yaml.safe_dump(made.resolved, sort_keys=False, allow_unicode=True))

@@ -11,6 +11,7 @@ from selfsight.data.protocol import Source
 from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation import ladder as module
 from selfsight.evaluation.ladder import encoder_of, flags_of, ladder, whole_epochs
+from selfsight.recipes.catalogue import card
 from selfsight.evaluation.protocols import Finding
 from selfsight.evaluation.subject import Subject
 from selfsight.views.pipelines import plain_view
@@ -146,6 +147,12 @@ def test_a_short_training_has_an_optimiser_for_it() -> None:
     assert flags_of("moco_v3")["lr"] == 4e-3
     assert (flags_of("mae")["batch_size"], flags_of("mae")["lr"]) == (50, 5e-4)
     assert flags_of("byol")["momentum"] == 0.97
+    assert "backbone" not in flags_of("localmim_swin")  # the recipe's own for small images, which no flags describe
+    own = card("localmim_swin")
+    assert {"backbone": own.small_encoder, **own.small_options} == {
+        **encoder_of("localmim_swin"),
+        "drop_path_rate": 0.0,
+    }
     assert flags_of("rotation") == {"backbone": "tiny_cnn"}
 
 

@@ -138,10 +138,14 @@ def view_facts(plain: PlainView) -> dict[str, Any]:
 
 
 class OpenRun:
-    """A run's folder, opened to be evaluated, embedded, exported or reported."""
+    """A run's folder, opened to be evaluated, embedded, exported or reported.
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    ``whole``: its recipe comes with the other runs that its training needs, a tokenizer or a teacher, so that its task
+    can be set; a ``UserError`` where these are gone.
+    """
+
+    def __init__(self, path: Path | str, *, whole: bool = False) -> None:
+        self.path, self.whole = Path(path), whole
         if not self.path.exists():
             raise UserError(f"there is no run at {self.path}")
         self.settings = read_settings(self.path)
@@ -197,7 +201,7 @@ class OpenRun:
         check_hyper(self.method, self.settings.get("hyper") or {}, self.path / "run.yaml")
         flags = replace(self.flags, pretrained=False)  # the run's own weights come over them
         how: dict[str, Any] = {"samples": samples, "native": native, "classes": len(self.classes)}
-        return assemble(self.method, flags, self.settings.get("hyper", {}), **how, training=False)
+        return assemble(self.method, flags, self.settings.get("hyper", {}), **how, training=self.whole)
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
         """The recipe with the run's trained weights."""
@@ -246,6 +250,6 @@ class OpenRun:
         return source if images is None else Chosen(source, images, name=source.name)
 
 
-def open_run(path: Path | str) -> OpenRun:
-    """Opens a run's folder; a ``UserError`` where there is none."""
-    return OpenRun(path)
+def open_run(path: Path | str, *, whole: bool = False) -> OpenRun:
+    """Opens a run's folder, ``whole`` with what its training needs; a ``UserError`` where there is none."""
+    return OpenRun(path, whole=whole)

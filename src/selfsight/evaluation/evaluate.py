@@ -115,7 +115,7 @@ def evaluate(
         how = Settings(
             k=k,
             temperature=temperature,
-            paper=paper or ("mae" if subject.masked else "moco"),
+            paper=paper or subject.probe,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,

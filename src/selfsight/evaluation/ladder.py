@@ -40,6 +40,10 @@ TRANSFORMER: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224", "patch_siz
 WINDOWED: Mapping[str, Any] = {"backbone": "swin_tiny_patch4_window7_224", "patch_size": 2}
 """The encoder of the recipes with shifted windows."""
 
+THREE_STAGES: Mapping[str, Any] = {**WINDOWED, "depths": (2, 2, 6), "num_heads": (3, 6, 12)}
+"""The encoder that LocalMIM's recipe has for small images: of four stages the last has four places in all, of which one
+would stay visible."""
+
 LOCAL: Mapping[str, Any] = {"backbone": "amdim_nano"}
 """The encoder of AMDIM, which needs features that see a part of the image only."""
 
@@ -71,7 +75,15 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "cpc_v2": {**GRID, "nearest": 1, "farthest": 2},
     "deepmim": {"decoder_depth": 1},
     "exemplar": {"surrogates": 2000, "smallest": 0.6, "largest": 0.8, "lr": 2e-3},  # objects fill these images
-    "ibot": {"momentum": 0.95, "frozen_epochs": 0.1, "hidden": 512, "outputs": 1024, "head_norm": True},
+    "ibot": {
+        "batch_size": 25,
+        "momentum": 0.95,
+        "frozen_epochs": 0.1,
+        "drop_path": 0.0,
+        "hidden": 512,
+        "outputs": 1024,
+        "head_norm": True,
+    },
     "mae": {"decoder_depth": 1},
     "moco_v2": {"symmetric": False, "queue": 4000},  # as in its paper; the queue of the official CIFAR-10 notebook
     "moco_v3": {"hidden": 1024},  # heads of the encoder's cost, here and below
@@ -205,6 +217,8 @@ def ladder(
 
 def encoder_of(name: str) -> Mapping[str, Any]:
     """The flags of the encoder a method climbs with: the small convolutional one, unless it needs another."""
+    if name == "localmim_swin":
+        return THREE_STAGES
     kinds = {"tokens": TRANSFORMER, "tokenizer": TRANSFORMER, "windows": WINDOWED, "local": LOCAL, "stages": HYBRID}
     return kinds.get(catalogue.card(name).needs, CONVOLUTIONAL)
 
@@ -221,7 +235,8 @@ def called(encoder: Mapping[str, Any]) -> str:
     >>> called({"backbone": "tiny_cnn", "norm": "layer"})
     'tiny_cnn, layer norm'
     """
-    return encoder["backbone"] + (f", {encoder['norm']} norm" if "norm" in encoder else "")
+    stages = f", {len(encoder['depths'])} stages" if "depths" in encoder else ""
+    return encoder["backbone"] + stages + (f", {encoder['norm']} norm" if "norm" in encoder else "")
 
 
 def flags_of(name: str) -> Mapping[str, Any]:
@@ -230,6 +245,8 @@ def flags_of(name: str) -> Mapping[str, Any]:
     if name in AS_PUBLISHED:
         return encoder
     peak, own = PEAK[encoder["backbone"]], OWN.get(name, {})
+    if "depths" in encoder:  # no flags say these: they are the recipe's own for small images
+        encoder = {}
     if catalogue.card(name).family == "masked":
         return {**encoder, **SHORT, **MANY, "lr": peak / 2, **own}
     return {**encoder, **SHORT, "lr": peak, **own}

@@ -33,7 +33,8 @@ def pretext(run: OpenRun, test: Source, *, which: str, seed: int, place: Place) 
     What the run was trained on is left out of ``test``; a ``UserError`` where nothing remains (images without labels or
     a test split are all trained on), and for a method whose classes or memory are the training images themselves.
     """
-    fresh, own = open_run(run.path).assembly.recipe, run.recipe("best" if which == "best" else "last")
+    fresh = open_run(run.path, whole=True).assembly.recipe
+    own = open_run(run.path, whole=True).recipe("best" if which == "best" else "last")
     if own.method.by_index:
         raise UserError(f"{run.method} knows its training images one by one, so its task says nothing of others")
     seen = _images_of(run)
@@ -55,7 +56,7 @@ def pretext(run: OpenRun, test: Source, *, which: str, seed: int, place: Place) 
             "untrained": task(fresh, test, **how),
             "settings": {"images": len(test), "batch_size": batch},
         }
-    except ValueError as error:  # a tokenizer or a guide that an opened run is without
+    except ValueError as error:  # a tokenizer or a guide that is another one by now
         raise UserError(f"{run.path}: its task cannot be measured: {error}") from error
 
 

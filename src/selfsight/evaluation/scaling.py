@@ -147,7 +147,7 @@ def pretraining_loss(run: OpenRun, source: Source, *, clock: Clock, batch: int, 
     """
     try:
         return task(run.recipe(), source, clock=clock, batch=batch, seed=seed, place=place)["loss"]
-    except ValueError as error:  # a tokenizer or a guide that an opened run is without
+    except ValueError as error:  # a tokenizer or a guide that is another one by now
         raise UserError(f"{run.path}: the loss cannot be measured: {error}") from error
 
 
@@ -195,6 +195,7 @@ def _trained(go: Train, folder: Path, rules: Rules, fraction: float, whole: int)
 
 def _losses(run: OpenRun, test: Source, rules: Rules, place: Place) -> dict[str, Any]:
     """The losses at the end of the training: of as many images that it has seen as of others."""
+    run = OpenRun(run.path, whole=True)
     train = limited(run.trained_on(), rules.held, seed=rules.seed)
     batch = run.settings["resolved"]["batch_size"]
     # another seed than the training's: crops and masks that it has not met

@@ -14,6 +14,7 @@ from selfsight.data.splits import Chosen
 from selfsight.encoders.protocol import Encoder
 from selfsight.engine.run import OpenRun, open_run
 from selfsight.errors import UserError
+from selfsight.evaluation.linear_sgd import Paper
 from selfsight.parts.head_layers import WithHead, first_layers
 from selfsight.recipes import catalogue
 from selfsight.views.pipelines import one_view, plain_view
@@ -33,11 +34,16 @@ class Subject:
     """So many layers of the run's head belong to the encoder."""
 
     @property
-    def masked(self) -> bool:
-        """Whether the run's method predicts what is masked: then MAE's linear probe is its paper's."""
-        if self.run is not None and self.run.imported:
-            return self.run.imported.get("probe") == "mae"
-        return self.run is not None and catalogue.entry(self.run.method).family == "masked"
+    def probe(self) -> Paper:
+        """Whose linear probe the run's paper takes, ``mae``'s or ``moco``'s."""
+        if self.run is None:
+            return "moco"
+        if self.run.imported:
+            said = self.run.imported.get("probe")
+        else:
+            card = catalogue.entry(self.run.method)
+            said = card.probe or ("mae" if card.family == "masked" else "moco")
+        return "mae" if said == "mae" else "moco"
 
     def facts(self) -> dict[str, Any]:
         """What a saved result says of the encoder."""

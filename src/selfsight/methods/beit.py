@@ -75,7 +75,6 @@ class BEiT(Method[MaskedPictures]):
         self._tokenizer = (tokenizer,)  # in a tuple, so that it is no part of the state
         self._same = False
         self._painter = painter
-        self.predicts_pixels = painter is not None
         self.register_buffer("tokenizer_sum", torch.tensor(0 if tokenizer is None else tokenizer.fingerprint()))
 
     def step(self, batch: MaskedPictures, clock: Clock) -> Steps:
@@ -124,7 +123,8 @@ class BEiT(Method[MaskedPictures]):
         masked = batch.masked.view_as(told)
         painted = interpolate(paint(torch.where(masked, said, told)), size=batch.x.shape[2:], mode="bilinear")
         hidden = interpolate(masked[:, None].to(batch.x), size=batch.x.shape[2:]) > 0
-        return Reconstruction(batch.x.masked_fill(hidden, 0.0), torch.where(hidden, painted, batch.x), batch.x)
+        whole = torch.where(hidden, painted, batch.x)
+        return Reconstruction(batch.x.masked_fill(hidden, 0.0), whole, batch.x, hidden[:, 0])
 
     def _check(self, tokenizer: Tokenizer) -> None:
         if int(self.tokenizer_sum) != tokenizer.fingerprint():

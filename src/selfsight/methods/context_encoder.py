@@ -134,7 +134,7 @@ class ContextEncoder(Method[HiddenPixels]):
         painted = batch.x.to(picture.dtype, copy=True)
         middle(painted, picture.shape[-1]).copy_(picture)
         whole = torch.where(batch.hidden[:, None], painted, batch.x)
-        return Reconstruction(self.filled(batch.x, batch.hidden), whole, batch.x)
+        return Reconstruction(self.filled(batch.x, batch.hidden), whole, batch.x, batch.hidden)
 
 
 def middle(x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:

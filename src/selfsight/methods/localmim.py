@@ -82,7 +82,6 @@ class LocalMIM(Method[MaskedImages]):
         self.target: Target = target
         self.normalise_target = normalise_target
         self.bins = bins
-        self.predicts_pixels = target == "pixels"
         shifts = torch.empty(len(layers), 2).uniform_(-1 / 3, 1 / 3) if offset else None
         self.register_buffer("offset", shifts)  # saved: a run that goes on has the same targets
 

@@ -72,7 +72,7 @@ class SimMIM(Method[MaskedImages]):
         hidden = hidden_cells(batch.masked, batch.visible.shape[1] + batch.masked.shape[1])
         here, x = pixels(hidden, batch.x)[:, None], full(batch.x)
         prediction = full(self.predict(batch.x, hidden)[1])
-        return Reconstruction(torch.where(here, 0.0, x), torch.where(here, prediction, x), x)
+        return Reconstruction(torch.where(here, 0.0, x), torch.where(here, prediction, x), x, here[:, 0])
 
 
 def pixels(hidden: Bool[Tensor, "b side side"], x: Float[Tensor, "b c h w"]) -> Bool[Tensor, "b h w"]:

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def fingerprint(module: nn.Module) -> int:
-    """A checksum of all weights: two networks that say the same have the same.
+    """A checksum of all weights and statistics: two networks that have the same say the same.
 
     >>> layer = nn.Linear(2, 2)
     >>> before = fingerprint(layer)
@@ -15,5 +15,6 @@ def fingerprint(module: nn.Module) -> int:
     >>> fingerprint(layer) == before
     False
     """
-    whole = torch.cat([p.detach().float().flatten().cpu() for p in module.parameters()])
+    kept = [x for name, x in module.state_dict().items() if not name.endswith("num_batches_tracked")]
+    whole = torch.cat([x.detach().float().flatten().cpu() for x in kept])
     return zlib.crc32(whole.numpy().tobytes())

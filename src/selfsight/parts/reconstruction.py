@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from selfsight.losses.precision import full
@@ -18,6 +18,8 @@ class Reconstruction(NamedTuple):
     reconstruction: Float[Tensor, "b c h w"]
     """Predictions where pixels were hidden, the image elsewhere."""
     original: Float[Tensor, "b c h w"]
+    hidden: Bool[Tensor, "b h w"] | None = None
+    """Which pixels were hidden, where that is what ``reconstruction`` differs by."""
 
 
 def pixel_targets(x: Float[Tensor, "b c h w"], patch: int, *, normalise: bool) -> Float[Tensor, "b n p"]:
@@ -46,6 +48,6 @@ def reconstructed(
         prediction = prediction * normal.scale + normal.mean
     hidden = torch.zeros_like(patches[..., :1]).scatter_(1, masked[..., None].long(), 1.0)
     whole = torch.where(hidden > 0, prediction, patches)
-    return Reconstruction(
-        *(unpatchify(part, patch, height, width) for part in (patches * (1 - hidden), whole, patches))
-    )
+    parts = (patches * (1 - hidden), whole, patches, hidden.expand_as(patches))
+    seen, made, original, where = (unpatchify(part, patch, height, width) for part in parts)
+    return Reconstruction(seen, made, original, where[:, 0] > 0)

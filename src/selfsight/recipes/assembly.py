@@ -16,7 +16,7 @@ from selfsight.flags import Flags
 from selfsight.parts.batchnorm import ScopedBatchNorm
 from selfsight.recipes import catalogue
 from selfsight.recipes.quick import quick
-from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting
+from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, in_range
 from selfsight.schedules import constant
 from selfsight.sizes import SMALL
 
@@ -86,6 +86,7 @@ def assemble(
         options["patch_size"] = flags.patch_size
     torch.manual_seed(flags.seed)
     try:
+        in_range(hyper)
         encoder = build_encoder(
             backbone, image_size=size, channels=flags.channels, pretrained=flags.pretrained, **options
         )

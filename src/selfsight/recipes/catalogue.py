@@ -47,6 +47,8 @@ class Card:
     needs: str = ""
     yields: str = ""
     """What it trains, where that is no encoder to evaluate: ``tokenizer``."""
+    probe: str = ""
+    """Whose linear probe its paper takes, ``mae``'s or ``moco``'s, if not its family's: MAE's of masked methods."""
     takes: str = ""
     """Of a stage: the flag that its command takes as its one argument."""
     fixed: tuple[str, ...] = ()

@@ -73,7 +73,9 @@ def dvae(
     momentum
         How slowly the average of the weights, which is kept, follows.
     """
-    positive(codes=codes, end_temperature=end_temperature)
+    positive(end_temperature=end_temperature)
+    if codes is not None and codes < 2:
+        raise ValueError(f"--codes must be at least 2, not {codes}")
     if kl_weight < 0:
         raise ValueError(f"--kl-weight must be 0 or greater, not {kl_weight:g}")
     if not 0 <= momentum < 1:

@@ -53,6 +53,7 @@ CARDS = {
         "small_encoder": "vit_tiny_patch16_224",
         "small_options": {"patch_size": 4},
         "needs": "tokens",
+        "probe": "moco",
     }
 }
 

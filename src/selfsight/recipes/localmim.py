@@ -109,7 +109,7 @@ def localmim(
     positive(bins=bins, decoder_width=decoder_width)
     side = whole_patches(at, encoder.unit)
     fresh_(encoder, side, "localmim")
-    scales = [s for s in (4, 2, 1, 0.5) if encoder.unit / s >= 2]
+    scales = [s for s in (4, 2, 1, 0.5) if encoder.unit >= 2 * s and encoder.unit % s == 0]  # cells of whole pixels
     layers = _tapped(encoder.depth, len(scales))
     cells = [round(encoder.unit / s) for s in scales]
     if at.image_size % cells[-1]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from torch import nn
@@ -62,6 +62,25 @@ def positive(**given: float | None) -> None:
     for name, value in given.items():
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, not {value:g}")
+
+
+def in_range(given: Mapping[str, Any]) -> None:
+    """Refuses what no recipe can mean by a hyper-parameter of its name: a momentum of 1.5, crops or epochs below 0.
+
+    >>> in_range({"momentum": 1.5})
+    Traceback (most recent call last):
+    ValueError: --momentum must lie between 0 and 1, not 1.5
+    """
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value):
+            raise ValueError(f"{flag} must be a finite number, not {value:g}")
+        if name.endswith(("momentum", "drop_path", "dropout", "mask_ratio")) and not 0 <= value <= 1:
+            raise ValueError(f"{flag} must lie between 0 and 1, not {value:g}")
+        if name.endswith(("_epochs", "_crops")) and value < 0:
+            raise ValueError(f"{flag} must be 0 or greater, not {value:g}")
 
 
 def decay_all(name: str, parameter: nn.Parameter) -> Group:

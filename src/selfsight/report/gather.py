@@ -110,7 +110,7 @@ def _draw(run: Path, missing: dict[str, str]) -> dict[str, Any]:
     if not recipe:
         return drawn
     method: Method[Any] = recipe.method
-    drawn["reconstructs"] = hasattr(method, "reconstruct") and getattr(method, "predicts_pixels", True)
+    drawn["reconstructs"] = hasattr(method, "reconstruct")
     seed = int((opened.settings.get("flags") or {}).get("seed") or 0)
     drawn["views"] = attempt(("views",), lambda: draw_views(recipe.views, source, seed))
     if drawn["reconstructs"]:
@@ -122,6 +122,9 @@ def _draw(run: Path, missing: dict[str, str]) -> dict[str, Any]:
     if found:
         drawn["embedding"], drawn["neighbours"] = found
     return drawn
+
+
+OUTLINED = " What was hidden is outlined."
 
 
 def draw_views(views: Views[Any], source: Source, seed: int) -> Picture:
@@ -143,5 +146,6 @@ def draw_reconstructions(method: Any, views: Views[Any], source: Source, seed: i
         method.train(training)
     stacks = [undo(views, x) for x in (made.original, made.masked, made.reconstruction)]
     usual = "In threes: the image, what the encoder saw of it, and the decoder's picture of the rest."
-    caption = getattr(method, "pictures", usual)
-    return picture(tiles_sheet(stacks, min(128, max(64, stacks[0].shape[-1])), across=2), caption)
+    caption = getattr(method, "pictures", usual) + (OUTLINED if made.hidden is not None else "")
+    side = min(128, max(64, stacks[0].shape[-1]))
+    return picture(tiles_sheet(stacks, side, across=2, outlined=made.hidden), caption)

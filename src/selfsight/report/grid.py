@@ -39,6 +39,8 @@ from selfsight.views.protocol import Views
 
 _HIDDEN = 0.5
 """The grey of what is masked."""
+_RIM = (255, 120, 0)
+"""The orange around what was predicted."""
 
 
 class Originals(NamedTuple):
@@ -265,8 +267,18 @@ def _sheet(rows: list[list[Image.Image]], side: int, largest: int) -> Image.Imag
     return sheet
 
 
-def tiles_sheet(stacks: Sequence[UInt8[Tensor, "b c h w"]], side: int, *, across: int = 1) -> Image.Image:
-    """One tile of each stack side by side for every image, ``across`` images in a row."""
+def tiles_sheet(
+    stacks: Sequence[UInt8[Tensor, "b c h w"]],
+    side: int,
+    *,
+    across: int = 1,
+    outlined: Bool[Tensor, "b h w"] | None = None,
+) -> Image.Image:
+    """One tile of each stack side by side for every image, ``across`` images in a row.
+
+    The last stack's tiles get an outline around the pixels that are ``outlined``.
+    """
+    rims = None if outlined is None else rim(outlined, side).numpy()
     gap, apart = max(2, side // 32), max(8, side // 6)
     group = len(stacks) * (side + gap) - gap
     down = -(-len(stacks[0]) // across)
@@ -274,5 +286,19 @@ def tiles_sheet(stacks: Sequence[UInt8[Tensor, "b c h w"]], side: int, *, across
     for i in range(len(stacks[0])):
         for j, stack in enumerate(stacks):
             left = i % across * (group + apart) + j * (side + gap)
-            sheet.paste(thumbnail(as_image(stack[i].numpy()), side), (left, i // across * (side + gap)))
+            tile = thumbnail(as_image(stack[i].numpy()), side)
+            if rims is not None and j == len(stacks) - 1:
+                tile.paste(_RIM, mask=Image.fromarray(rims[i].astype(np.uint8) * 100))
+            sheet.paste(tile, (left, i // across * (side + gap)))
     return sheet
+
+
+def rim(region: Bool[Tensor, "b h w"], side: int) -> Bool[Tensor, "b s s"]:
+    """The outermost pixels of each region, enlarged to ``side`` by ``side``, but for those at the image's border.
+
+    >>> rim(torch.tensor([[[True, False], [True, False]]]), 4)[0, 0]
+    tensor([False,  True, False, False])
+    """
+    large = torch.nn.functional.interpolate(region[:, None].float().cpu(), size=(side, side))
+    outside = torch.nn.functional.max_pool2d(1 - large, kernel_size=3, stride=1, padding=1)
+    return (large * outside)[:, 0] > 0
