@@ -11,9 +11,9 @@ from selfsight.data.protocol import Source
 from selfsight.errors import TrainingError, UserError
 from selfsight.evaluation import ladder as module
 from selfsight.evaluation.ladder import encoder_of, flags_of, ladder, whole_epochs
-from selfsight.recipes.catalogue import card
 from selfsight.evaluation.protocols import Finding
 from selfsight.evaluation.subject import Subject
+from selfsight.recipes.catalogue import card
 from selfsight.views.pipelines import plain_view
 
 Make = Callable[..., Source]
