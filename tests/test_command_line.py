@@ -72,6 +72,12 @@ def done(words: list[str], code: int = 0, **environment: str) -> str:
         (["pretrain", "simclr", *TINY, "--epochs", "0"], "--epochs is 0"),
         (["pretrain", "simclr", *TINY, "--max-time", "soon"], "write 90s, 30m, 12h or 2d"),
         (["pretrain", "mae", "--data", "world:512", "--image-size", "30", "--batch-size", "64"], "30"),
+        (["pretrain", "ibot", *TINY, "--momentum", "1.5"], "--momentum must lie between 0 and 1, not 1.5"),
+        (["pretrain", "ibot", *TINY, "--small-crops", "-1"], "--small-crops must be 0 or greater, not -1"),
+        (["pretrain", "ibot", *TINY, "--temperature-epochs", "-1"], "--temperature-epochs must be 0 or greater"),
+        (["pretrain", "ibot", *TINY, "--drop-path", "2"], "--drop-path must lie between 0 and 1, not 2"),
+        (["pretrain", "mae", *TINY, "--mask-ratio", "nan"], "--mask-ratio must be a finite number, not nan"),
+        (["pretrain", "dvae", *TINY, "--codes", "1"], "--codes must be at least 2, not 1"),
         (["pretrain", "simclr", *TINY, "--device", "cuda"], "no GPU"),
         (["pretrain", "simclr", *TINY, "--init-from", "no/run"], "no run at no/run"),
         (["evaluate", "no/run"], "no run at no/run"),
@@ -319,6 +325,8 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     main(["list"])
     listed = capsys.readouterr().out
     assert all(name in listed for name in ("simclr", "moco_v2", "byol", "swav", "dino", "barlow_twins", "mae"))
+    main(["show", "beit", "--image-size", "32"])
+    assert "26 of 64 patches" in capsys.readouterr().out  # what needs a tokenizer is shown without one
     main(["show", "simclr", "--image-size", "32"])
     shown = capsys.readouterr().out
     assert "2002.05709" in shown

@@ -60,6 +60,12 @@ def test_a_page_has_idea_equations_differences_recipe_and_flags(docs, name):
     assert "``" not in page.replace("```", "")
 
 
+def test_beit_s_page_says_how_to_come_by_a_tokenizer(docs):
+    page = docs.method_page(cards()["beit"])
+    assert "selfsight pretrain dvae --data images/ --out runs/dvae\n" in page
+    assert "selfsight pretrain beit --data images/ --tokenizer runs/dvae\n" in page
+
+
 def test_flags_are_the_recipe_s_own(docs):
     table = docs.flags_table("simclr")
     assert "| `--temperature` | float \\| None | by the recipe |" in table

@@ -131,8 +131,11 @@ def test_the_sgd_probe_names_its_paper(encoder, split, tmp_path: Path) -> None:
     result = evaluate(encoder, data="any", **settings)["linear-sgd"]
     assert (result["settings"]["paper"], result["settings"]["epochs"]) == ("moco", 1)
     assert result["baselines"]["pixels"]["settings"]["protocol"] == "linear-lbfgs"
-    assert not open_subject(encoder).masked
-    assert open_subject(Run(tmp_path, encoder), plain=plain_view(16, None)).masked
+    assert open_subject(encoder).probe == "moco"
+    run = Run(tmp_path, encoder)
+    for method, probe in (("mae", "mae"), ("simclr", "moco"), ("ibot", "moco")):  # iBOT's is of DINO's kind
+        run.settings["method"] = method
+        assert open_subject(run, plain=plain_view(16, None)).probe == probe
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:

@@ -130,6 +130,16 @@ def test_a_tokenizer_stays_as_it_is() -> None:
         assert torch.equal(tokenizer(x.double()), codes)
 
 
+def test_statistics_count_as_weights_do() -> None:
+    """With other statistics of its batch norm a network says other codes."""
+    tokenizer = Tokenizer(build_encoder("tiny_cnn", image_size=32), CodeHead(8, 4))
+    before = tokenizer.fingerprint()
+    norm = next(m for m in tokenizer.modules() if isinstance(m, nn.BatchNorm2d))
+    assert norm.running_mean is not None
+    norm.running_mean.add_(1e-3)
+    assert tokenizer.fingerprint() != before
+
+
 def test_what_encoder_and_decoder_each_have_is_the_same() -> None:
     """Encoders, parts and losses may not import each other, so the convolution and the margin stand in two places."""
     assert dalle.MARGIN == codes.MARGIN

@@ -179,7 +179,11 @@ def test_from_a_tokenizers_run_to_an_encoder(tmp_path: Path) -> None:
     content = gather_content(run.path)
     assert content.reconstructions, content.missing
     assert "as the tokenizer's decoder paints them" in content.reconstructions.caption
+    task = selfsight.evaluate(run, protocols=["pretext"], quiet=True)["pretext"]["task"]
+    assert 0 < task["trained"]["loss"] < task["untrained"]["loss"] < 2 * math.log(16)
     first.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"there is no tokenizer .*train one by"):
+        selfsight.evaluate(run, protocols=["pretext"], quiet=True)
     content = gather_content(run.path)
     assert not content.reconstructions
     assert content.missing["reconstructions"] == f"Could not be drawn: there is no run at {first.path.resolve()}"

@@ -108,6 +108,19 @@ def test_the_small_image_column() -> None:
     assert windowed.encoder.window == 4
 
 
+@pytest.mark.parametrize(
+    ("patch", "cells"), [(14, (7, 14, 28)), (10, (5, 10, 20)), (6, (3, 6, 12)), (16, (4, 8, 16, 32))]
+)
+def test_cells_have_whole_pixels(patch: int, cells: tuple[int, ...]) -> None:
+    """A quarter of 14 pixels is no cell: the histograms of four would not lie where the predictions do."""
+    encoder = vit(4 * patch, patch)
+    recipe = localmim(setting(encoder, 4 * patch, batch_size=2))
+    assert recipe.method.cells == cells
+    loss, moved = one_step(recipe, rendered(recipe))
+    assert 0 < loss < 9
+    assert moved > 0
+
+
 def test_an_encoder_that_was_trained_before_is_kept() -> None:
     encoder = swin(32, patch_size=2, depths=(1, 1, 1), num_heads=(1, 1, 2), window_size=4)
     nn.init.normal_(encoder.model.norm.bias)

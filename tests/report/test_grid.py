@@ -25,6 +25,7 @@ from selfsight.report.grid import (
     render_batch,
     sample_positions,
     tiles,
+    tiles_sheet,
     undo,
     views_grid,
 )
@@ -212,3 +213,18 @@ def test_colours_to_be_said_are_those_of_every_fourth_pixel():
     assert sparse.shape == (2, 3, 8, 10)
     assert torch.equal(sparse[:, :, ::4, ::4], in_colour(batch, 1)[:, :, ::4, ::4])
     assert not torch.equal(sparse, in_colour(batch, 1))
+
+
+def test_what_was_hidden_is_outlined_in_the_last_tile_alone():
+    """A square in the middle of the picture: its rim changes colour, inside and outside stay as they are."""
+    flat = torch.full((1, 3, 64, 64), 50, dtype=torch.uint8)
+    hidden = torch.zeros(1, 64, 64, dtype=torch.bool)
+    hidden[:, 16:32, 16:32] = True
+    plain = np.asarray(tiles_sheet([flat, flat], 64).convert("RGB")).astype(int)
+    drawn = np.asarray(tiles_sheet([flat, flat], 64, outlined=hidden).convert("RGB")).astype(int)
+    changed = (drawn != plain).any(axis=2)
+    left = 64 + 2
+    expected = np.zeros_like(changed)
+    expected[16:32, left + 16 : left + 32] = True
+    expected[17:31, left + 17 : left + 31] = False
+    assert (changed == expected).all()

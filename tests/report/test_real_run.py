@@ -72,11 +72,24 @@ def test_a_run_stopped_early_and_without_weights_still_has_a_page(finished, tmp_
     assert selfsight.write_report(cut).stat().st_size > 1e6
 
 
-def test_mae_shows_reconstructions(tmp_path):
-    content = gather_content(pretrain("mae", tmp_path / "mae", "--no-report"))
+@pytest.mark.parametrize("method", ["mae", "simmim", "convmae", "qb_heat", "localmim", "deepmim", "mp3"])
+def test_a_masked_method_shows_reconstructions(method, tmp_path):
+    more = ["--target", "pixels"] if method == "localmim" else []
+    shorter = ["--data", "world:16", "--batch-size", "8", "--epochs", "1"]
+    content = gather_content(pretrain(method, tmp_path / method, "--no-report", *shorter, *more))
     assert content.reconstructs
-    assert content.reconstructions
+    assert content.reconstructions, content.missing
     assert content.reconstructions.width == 2 * 3 * (64 + 2) - 2 * 2 + 10
+    assert ("What was hidden is outlined." in content.reconstructions.caption) == (method != "mp3")
+
+
+def test_histograms_of_gradients_make_no_picture_and_the_page_says_so(tmp_path):
+    shorter = ["--data", "world:16", "--batch-size", "8", "--epochs", "1"]
+    content = gather_content(pretrain("localmim", tmp_path / "localmim", "--no-report", *shorter))
+    assert not content.reconstructions
+    reason = "Could not be drawn: histograms of gradients make no picture; train with --target pixels"
+    assert content.missing["reconstructions"] == reason
+    assert any(reason in str(section) for section in all_sections(content))
 
 
 def test_the_documentation_s_pictures(finished, tmp_path):
