@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.models import beit, swin_transformer, vision_transformer
 
 from selfsight import cli
-from selfsight.analysis.analyse import analyse
+from selfsight.analysis.analyse import analyse, summary
 from selfsight.analysis.pictures import coloured, principal
+from selfsight.encoders.backbone import wrap
 from selfsight.encoders.build import build_encoder
 from selfsight.errors import UserError
+from selfsight.recipes import catalogue
 
 GIVEN: dict[str, Any] = {"data": "world:100", "pictures": 4}
+ATTENTION = (vision_transformer.Attention, beit.Attention, swin_transformer.WindowAttention)
 
 
 def vit(seed: int = 0) -> Any:
@@ -75,6 +79,60 @@ def test_a_network_without_attention(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"cka.csv", "analysis.html", "patches-tiny_cnn.png"}
 
 
+@pytest.mark.parametrize("name", sorted(catalogue.cards()))
+def test_every_recipes_encoder(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder: Any = catalogue.tiny(name).method.encoder
+    found = analyse([encoder], limit=8, out=tmp_path, **GIVEN)
+    (studied,) = found.subjects
+    assert len(found.layers) >= 2
+    assert found.alike.isfinite().all()
+    assert found.alike.diagonal().tolist() == pytest.approx([1] * len(found.layers))
+    transformer = any(isinstance(module, ATTENTION) for module in encoder.modules())
+    assert bool(studied.heads()) == transformer == (tmp_path / "attention.csv").exists()
+    assert "patches" in studied.pictures
+
+
+def test_a_convmae(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("convvit_tiny", image_size=32, widths=(8, 12, 16), depths=(1, 1, 2), heads=2)
+    found = analyse([encoder], limit=8, out=tmp_path, batch_size=8, **GIVEN)
+    assert [layer for _, layer in found.layers] == ["stage1.0", "stage2.0", "embedding", "blocks.0", "blocks.1"]
+    inputs: list[torch.Tensor] = []
+    block: Any = encoder.model.blocks[0]
+    block.norm1.register_forward_hook(lambda module, given, y: inputs.append(y))
+    analyse([encoder], limit=8, out=tmp_path / "again", batch_size=8, **{**GIVEN, "pictures": 0})
+    q, k, _ = block.attn.qkv(inputs[-1].clone()).detach().view(8, 64, 3, 2, 8).permute(2, 0, 3, 1, 4).double()
+    rows = (torch.einsum("bhid,bhjd->bhij", q, k) / 8**0.5).softmax(-1)
+    at = torch.stack(torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij"), -1).flatten(0, 1).double() * 4
+    apart = (at[:, None] - at[None]).square().sum(-1).sqrt()
+    heads = found.subjects[0].heads()["blocks.0.attn"]
+    torch.testing.assert_close(heads.distance, (rows * apart).sum(-1).mean((0, 2)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(heads.entropy, -(rows * rows.log()).sum(-1).mean((0, 2)), rtol=1e-5, atol=0)
+    between = (rows * (rows.log() - rows.flip(1).log())).sum(-1).mean((0, 2))
+    torch.testing.assert_close(heads.divergence, between, rtol=1e-3, atol=1e-8)
+
+
+def test_a_network_that_names_no_stages(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 4, 4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    encoder: Any = wrap(net, 8, dense=net[:2], stride=4)
+    encoder.image_size = 32
+    found = analyse([encoder], limit=8, out=tmp_path, **GIVEN)
+    assert [layer for _, layer in found.layers] == ["0", "1", "2", "3", "output"]
+    (line,) = summary(found)
+    assert line == "Sequential: no attention to look at; layers compared: 0, 1, 2, 3, output"
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    """Transformers in transformers: the inner ones are over pixels of one patch."""
+    found = analyse(["timm:tnt_s_patch16_224"], limit=4, out=tmp_path, image_size=64, **GIVEN)
+    first, *rest = summary(found)
+    assert first == "tnt_s_patch16_224: 12 more layers of attention, not of patches to patches, are left out"
+    assert len(rest) == 12
+
+
 def test_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +152,11 @@ def test_wrong_calls_get_a_line(tmp_path: Path) -> None:
         analyse([vit()], limit=2, out=tmp_path)
     with pytest.raises(UserError, match="vit_tiny_patch17"):
         analyse(["timm:vit_tiny_patch17"], out=tmp_path, **GIVEN)
+    for name, size in (("coat_tiny", 64), ("crossvit_tiny_240", 240)):
+        with pytest.raises(
+            UserError, match=f"^{name} gives no feature map: forward_features gives no tensor but a list$"
+        ):
+            analyse([f"timm:{name}"], out=tmp_path, image_size=size, **GIVEN)
 
 
 def test_colours() -> None:

@@ -95,6 +95,47 @@ def test_a_vits_attention_is_what_its_blocks_compute() -> None:
             tokens = block(tokens)
 
 
+def test_a_convmaes_attention_is_what_its_blocks_compute() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("convvit_tiny", image_size=32, widths=(8, 12, 16), depths=(1, 1, 2), heads=2)
+    x = torch.randn(2, 3, 32, 32)
+    found = heard(encoder, x, 32)
+    assert [(layer.name, layer.prefix, layer.patch) for layer, _ in found] == [
+        ("blocks.0.attn", 0, 4.0),
+        ("blocks.1.attn", 0, 4.0),
+    ]
+    model: Any = encoder.model
+    with torch.no_grad():
+        grid = x
+        for embed, blocks in ((model.embed1, model.stage1), (model.embed2, model.stage2)):
+            grid = embed(grid)
+            for block in blocks:
+                grid = block(grid)
+        tokens = model.project(model.embed3(grid).flatten(2).transpose(1, 2)) + model.pos_embed
+        for block, (_, rows) in zip(model.blocks, found, strict=True):
+            q, k, _ = block.attn.qkv(block.norm1(tokens)).view(2, 64, 3, 2, 8).permute(2, 0, 3, 1, 4)
+            torch.testing.assert_close(rows, (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1))
+            tokens = block(tokens)
+
+
+def test_patches_are_as_far_apart_as_the_network_has_them() -> None:
+    """A class token that comes late, registers and no ``patch_embed``, and patches of a convolutional net's map."""
+    convit = [(layer.prefix, layer.patch) for layer in layers_of(build_encoder("convit_tiny", image_size=64), 64)]
+    assert convit == [(0, 16.0)] * 10 + [(1, 16.0)] * 2
+    naflex = build_encoder("naflexvit_base_patch16_gap", image_size=64, depth=1, embed_dim=48, num_heads=3)
+    assert [(layer.prefix, layer.patch) for layer in layers_of(naflex, 64)] == [(4, 16.0)]
+    hybrid = build_encoder("vit_tiny_r_s16_p8_224", image_size=64, small_stem=False, depth=1)
+    assert [(layer.prefix, layer.patch) for layer in layers_of(hybrid, 64)] == [(1, 32.0)]
+    assert hybrid.dense(torch.zeros(1, 3, 64, 64)).shape == (1, 192, 2, 2)
+
+
+def test_swins_second_version_of_another_author() -> None:
+    encoder = build_encoder("swinv2_cr_tiny_ns_224", image_size=64, window_size=2, embed_dim=24, depths=(2, 1, 1, 1))
+    found = heard(encoder, torch.randn(2, 3, 64, 64), 64)
+    assert [layer.patch for layer, _ in found] == [4.0, 4.0, 8.0, 16.0, 32.0]
+    assert all(torch.allclose(rows.sum(-1), torch.ones(())) for _, rows in found)
+
+
 def test_a_shifted_windows_distances_are_those_in_the_image() -> None:
     torch.manual_seed(0)
     encoder = build_encoder("swin_tiny_patch4_window7_224", image_size=56, window_size=7)

@@ -1,6 +1,7 @@
 """A probe behind every stage: which stages there are, what a probe is given, and that each learns by itself."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,15 +11,15 @@ from selfsight.data.protocol import Source
 from selfsight.encoders.backbone import Backbone
 from selfsight.encoders.build import build_encoder
 from selfsight.encoders.protocol import Encoder
-from selfsight.errors import UserError
 from selfsight.evaluation import layerwise as module
 from selfsight.evaluation.evaluate import evaluate
-from selfsight.evaluation.layerwise import Layerwise, classifier, layerwise, pooled, stages, watched
+from selfsight.evaluation.layerwise import Layerwise, classifier, layerwise, maps_of, pooled, stages, watched
 from selfsight.evaluation.lesson import Lesson
 from selfsight.views.pipelines import plain_view
 
 Make = Callable[..., Source]
 PLAIN = plain_view(16, None)
+CONVVIT: dict[str, Any] = {"widths": (8, 12, 16), "heads": 2}
 
 
 @pytest.fixture
@@ -33,8 +34,47 @@ def test_stages_are_those_that_the_encoder_names(net: Backbone, encoder: Encoder
     assert list(stages(resnet)) == ["act1", "layer1", "layer2", "layer3", "layer4"]
     vit = build_encoder("vit_tiny_patch16_224", image_size=32, patch_size=8, depth=3)
     assert list(stages(vit)) == ["blocks.0", "blocks.1", "blocks.2"]
-    with pytest.raises(UserError, match="layerwise needs stages, and TinyEncoder names none"):
-        stages(encoder)
+    convvit = build_encoder("convvit_tiny", image_size=32, depths=(2, 1, 2), **CONVVIT)
+    assert list(stages(convvit)) == ["stage1.1", "stage2.0", "blocks.0", "blocks.1"]
+    dalle = build_encoder("dalle_nano", image_size=32)
+    assert list(stages(dalle)) == ["blocks.input", "blocks.group_1", "blocks.group_2", "blocks.group_3"]
+    amdim = build_encoder("amdim_nano", image_size=32)
+    assert list(stages(amdim)) == ["stem", "blocks.0", "blocks.1", "blocks.2", "middle", "top"]
+    assert list(stages(encoder)) == ["conv", "norm", "output"]  # it names none
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [
+        ("dalle_nano", [64, 32, 16, 16]),
+        ("mvitv2_tiny", [16, 8, 4, 2, 1]),  # feature_info names modules that are not there; stages give pairs
+        ("twins_svt_small", [16] * 2 + [8] * 2 + [4] * 10 + [2] * 4 + [1]),  # lists in lists, no feature_info
+        ("convit_tiny", [4] * 12),  # its class token is there in the last two blocks only
+    ],
+)
+def test_any_network_has_maps(name: str, sides: list[int]) -> None:
+    made, found = build_encoder(name, image_size=64).eval(), dict[str, int]()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), maps_of(made, stages(made), lambda stage, y: found.update({stage: y.shape[-1]})):
+        made(x)
+    assert list(found) == list(stages(made))
+    assert list(found.values()) == sides
+
+
+def test_of_several_tensors_that_of_the_images_is_taken() -> None:
+    made, shapes = build_encoder("tnt_s_patch16_224", image_size=64, depth=1).eval(), list[torch.Size]()
+    with torch.no_grad(), maps_of(made, stages(made), lambda stage, y: shapes.append(y.shape)):
+        made(torch.randn(2, 3, 64, 64))
+    assert shapes == [(2, 384, 4, 4)]  # and not the pixels of 32 patches
+
+
+def test_a_convmaes_stages_learn(pictures: Make) -> None:
+    torch.manual_seed(0)
+    made = build_encoder("convvit_tiny", image_size=16, depths=(1, 1, 2), **CONVVIT)
+    data = pictures(120)
+    found = evaluate(made, data=data, protocols=["layerwise"], epochs=2, batch_size=32, plain=PLAIN)["layerwise"]
+    names = {key for key in found["scores"] if key.startswith("layer ")}
+    assert names == {"layer stage1.0", "layer stage2.0", "layer blocks.0", "layer blocks.1"}
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])

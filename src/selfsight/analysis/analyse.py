@@ -2,10 +2,9 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from selfsight.analysis.attention import Heads, Layer, Tally, layers_of, listening
+from selfsight.analysis.attention import Heads, Layer, Tally, attending, layers_of, listening
 from selfsight.analysis.page import write_page
 from selfsight.analysis.pictures import attention_sheet, patches_sheet
 from selfsight.analysis.similarity import Alignment
@@ -25,7 +24,7 @@ from selfsight.encoders.build import build_encoder
 from selfsight.engine.checkpoint import write_atomically
 from selfsight.errors import UserError
 from selfsight.evaluation.features import frozen
-from selfsight.evaluation.layerwise import as_map, stages
+from selfsight.evaluation.layerwise import maps_of, stages
 from selfsight.evaluation.stream import moved
 from selfsight.evaluation.subject import Subject, open_pair, open_subject
 from selfsight.views.pipelines import plain_view
@@ -42,6 +41,7 @@ class Studied:
     name: str
     subject: Subject
     size: int
+    attention: list[Layer] = field(default_factory=list[Layer])
     tally: Tally = field(default_factory=Tally)
     rows: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Of the last batch: each layer's feature of each image, the mean over places."""
@@ -151,8 +151,8 @@ def _open(run: Any, image_size: int, pretrained: bool, device: str) -> Studied:
     else:
         subject = open_subject(run)
         name = subject.run.path.resolve().name if subject.run else subject.facts()["encoder"]
-    cast(nn.Module, subject.encoder).to(device)
-    return Studied(name, subject, int(getattr(subject.plain, "size", image_size)))
+    encoder, size = cast(nn.Module, subject.encoder).to(device), int(getattr(subject.plain, "size", image_size))
+    return Studied(name, subject, size, layers_of(encoder, size))
 
 
 def _default_folder(first: Studied) -> Path:
@@ -164,30 +164,31 @@ def _watched(s: Studied) -> ExitStack:
     stack = ExitStack()
     stack.enter_context(frozen(s.subject.encoder))
     model: Any = getattr(s.encoder, "model", s.encoder)
-    attention = layers_of(s.encoder, s.size)
-    prefix, last = attention[0].prefix if attention else 0, str(getattr(model, "output_fmt", "")).upper()
-    blocks = [layer.name.rpartition(".")[0] for layer in attention]
-    named = {name: model.get_submodule(name) for name in blocks} if blocks else stages(s.subject.encoder)
+    first = {"embedding": model.get_submodule(s.attention[0].block)} if s.attention else {}  # of the patches
 
-    def keep(name: str, y: Tensor) -> None:
-        s.rows[name] = as_map(y, prefix, channels_last=last.endswith("NHWC")).float().mean((2, 3)).cpu()
+    def keep(name: str, x: Tensor) -> None:
+        s.rows[name] = x.float().mean((2, 3)).cpu()
 
-    for i, (name, module) in enumerate(named.items()):
-        if i == 0 and blocks:  # what goes in is the patches' embedding; the hooks of a layer run in this order
-            hook = module.register_forward_pre_hook(lambda module, given: keep("embedding", given[0]))
-            stack.callback(hook.remove)
-        hook = module.register_forward_hook(partial(_pass_on, partial(keep, name)))
-        stack.callback(hook.remove)
+    stack.enter_context(maps_of(s.subject.encoder, _compared(s), keep, before=first))
 
     def count(layer: Layer, given: Tensor) -> None:
         s.tally(layer, given)  # whichever it is now
 
-    stack.enter_context(listening(attention, count))
+    stack.enter_context(listening(s.attention, count))
     return stack
 
 
-def _pass_on(keep: Callable[[Tensor], None], module: nn.Module, given: Any, y: Tensor) -> None:
-    keep(y)
+def _compared(s: Studied) -> dict[str, nn.Module]:
+    """The blocks whose attention is heard, and the stages that have none of it."""
+    model: Any = getattr(s.encoder, "model", s.encoder)
+    blocks = {layer.block: model.get_submodule(layer.block) for layer in s.attention}
+    inside = [{*block.modules()} for block in blocks.values()]
+    others = {
+        name: stage
+        for name, stage in stages(s.subject.encoder).items()
+        if not any({*stage.modules()} & block for block in inside)
+    }
+    return {**others, **blocks}
 
 
 def _draw(s: Studied, x: Float[Tensor, "b c h w"], folder: Path) -> None:
@@ -195,7 +196,7 @@ def _draw(s: Studied, x: Float[Tensor, "b c h w"], folder: Path) -> None:
     counted = s.tally, s.rows
     s.tally, s.rows = Tally(), {}
     kept: dict[str, Tensor] = {}
-    attention = layers_of(s.encoder, s.size)[-1:]
+    attention = s.attention[-1:]
     model: Any = getattr(s.encoder, "model", s.encoder)
 
     def hear(layer: Layer, given: Tensor) -> None:
@@ -240,8 +241,11 @@ def summary(found: Analysis) -> Iterator[str]:
     """A line a layer for the terminal: the means over heads."""
     for s in found.subjects:
         heads = s.heads()
+        left_out = len(attending(s.encoder)) - len(s.attention)
         if not heads:
             yield f"{s.name}: no attention to look at; layers compared: {', '.join(s.rows)}"
+        elif left_out:
+            yield f"{s.name}: {left_out} more layers of attention, not of patches to patches, are left out"
         for layer, values in heads.items():
             distance, entropy, divergence = (float(v.mean()) for v in values)
             yield (

@@ -15,19 +15,29 @@ the window, which a shift does not change, since parts that were brought togethe
 """
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from selfsight.encoders.protocol import Encoder
+from selfsight.evaluation.features import frozen
+from selfsight.evaluation.layerwise import prefix_of
+from selfsight.evaluation.subject import channels_of
+
 _SMALL = 1e-12
 _OTHERS = ("XCA", "ClassAttn", "TalkingHeadAttn")
 """Attention that is over channels, or of a class token that comes late (XCiT, CaiT): it is no map over patches."""
+_BLOCK = re.compile(r"(.*\.)?blocks\.\d+")
+"""The block that a module is in or is."""
+_WINDOWS = ("input_resolution", "feat_size")
+"""Where a block of Swin has the size of its map: timm's first and second version, and that of Christoph Reich."""
 _QUERIES = 1 << 12
 """Queries whose heads are compared at once: the divergences take heads x heads x keys numbers for each."""
 
@@ -42,6 +52,8 @@ class Layer:
     """Tokens that are no patches, which come first."""
     patch: float
     """Pixels of the image from a patch to the next."""
+    block: str = ""
+    """The block that it is in."""
 
 
 class Heads(NamedTuple):
@@ -56,20 +68,47 @@ class Heads(NamedTuple):
 
 
 def layers_of(encoder: nn.Module, image_size: int) -> list[Layer]:
-    """The attention layers of timm's transformers (ViT, DeiT, BEiT, Swin...), from the input on; none of other nets."""
+    """The attention layers of transformers (ViT, DeiT, BEiT, ConvMAE, Swin...), from the input on; none of other nets.
+
+    One black image tells them: a Swin's are over square windows, another's over all patches, which are as many in each
+    block and a square.
+    """
     model: Any = getattr(encoder, "model", encoder)
-    found: list[Layer] = []
-    for name, module in model.named_modules():
-        if not hasattr(module, "attn_drop"):
-            continue
-        block = model.get_submodule(name.rpartition(".")[0])
-        if type(module).__name__ in _OTHERS:
-            return []
-        if hasattr(block, "input_resolution"):  # a Swin's, which merges patches as it goes
-            found.append(Layer(name, module, 0, image_size / block.input_resolution[0]))
-        elif all(hasattr(model, part) for part in ("num_prefix_tokens", "blocks", "patch_embed")):
-            found.append(Layer(name, module, model.num_prefix_tokens, float(model.patch_embed.patch_size[0])))
-    return found
+    shapes: dict[str, torch.Size] = {}
+    candidates = [Layer(name, module, 0, 1.0) for name, module in attending(encoder).items()]
+    if not candidates:
+        return []
+
+    def hear(layer: Layer, given: Tensor) -> None:
+        shapes[layer.name] = given.shape
+
+    black = next(model.parameters()).new_zeros(1, channels_of(cast(Encoder, encoder)), image_size, image_size)
+    with frozen(cast(Encoder, encoder)), torch.inference_mode(), listening(candidates, hear):
+        encoder(black)
+    found = [_placed(model, name, shape, image_size) for name, shape in shapes.items()]
+    return [layer for layer in found if layer is not None]
+
+
+def attending(encoder: nn.Module) -> dict[str, nn.Module]:
+    """All that drops attention out, by name, whatever it is over."""
+    model: Any = getattr(encoder, "model", encoder)
+    parts: Iterable[tuple[str, nn.Module]] = model.named_modules()
+    return {name: part for name, part in parts if isinstance(getattr(part, "attn_drop", None), nn.Module)}
+
+
+def _placed(model: nn.Module, name: str, shape: torch.Size, image_size: int) -> Layer | None:
+    """The layer, where its attention in one image has the shape of that of patches to patches."""
+    module, inside = model.get_submodule(name), _BLOCK.match(name)
+    if inside is None or type(module).__name__ in _OTHERS or len(shape) != 4 or shape[2] != shape[3]:
+        return None
+    block = model.get_submodule(inside[0])
+    resolution = next((getattr(block, key) for key in _WINDOWS if hasattr(block, key)), None)
+    isotropic = inside[1] is None and not isinstance(block, nn.ModuleList) and shape[0] == 1
+    prefix = 0 if resolution else prefix_of(shape[3], getattr(model, "num_prefix_tokens", 0))
+    side = math.isqrt(shape[3] - prefix)
+    if not (resolution or isotropic) or side**2 != shape[3] - prefix:
+        return None
+    return Layer(name, module, prefix, image_size / (resolution[0] if resolution else side), inside[0])
 
 
 Listener = Callable[[Layer, Float[Tensor, "b heads n n"]], None]

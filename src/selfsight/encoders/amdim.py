@@ -92,6 +92,7 @@ class LocalResNet(nn.Module):
         self.top = nn.Sequential(block(m, m, 3, 1), block(m, width, 3, 1, 1))
         self.norm = nn.BatchNorm2d(width)
         self.local_width = m
+        self.feature_info = [{"module": name} for name in ("stem", "blocks.0", "blocks.1", "blocks.2", "middle", "top")]
 
     def forward_features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m 7 7"]:
         """The finest map that the loss trains."""

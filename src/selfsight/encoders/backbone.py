@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from selfsight.encoders.context import attend
 from selfsight.encoders.protocol import Layer
+from selfsight.errors import UserError
 
 
 class Backbone(nn.Module):
@@ -49,9 +50,13 @@ class Backbone(nn.Module):
         self.eval()
         x = torch.zeros(1, self.channels, self.image_size, self.image_size)
         pooled, last = self(x), self._features(x)
-        if pooled.ndim != 2:
-            raise ValueError(f"{self.name} gives no pooled feature: its output has the shape {list(pooled.shape)}")
-        self.width, self.stride = pooled.shape[1], max(1, round(self.image_size / self._map(last, x).shape[-1]))
+        if not isinstance(pooled, Tensor) or pooled.ndim != 2:
+            raise UserError(f"{self.name} gives no pooled feature: its output is {_described(pooled)}")
+        try:
+            side = self._map(last, x).shape[-1]
+        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+            raise UserError(f"{self.name} gives no feature map: forward_features gives {_described(last)}") from error
+        self.width, self.stride = pooled.shape[1], max(1, round(self.image_size / side))
         self.channels_last = last.ndim == 4 and not self._channels_come_last()
         self.train(training)
 
@@ -65,16 +70,21 @@ class Backbone(nn.Module):
     def _map(self, y: Tensor, x: Tensor) -> Tensor:
         if y.ndim == 4:
             return y.permute(0, 3, 1, 2) if self._channels_come_last() else y
-        patches = y[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        alone = getattr(self.model, "cls_token", None) is not None  # VOLO does not count its own
+        patches = y[:, getattr(self.model, "num_prefix_tokens", int(alone)) :]
         rows = round((patches.shape[1] * x.shape[-2] / x.shape[-1]) ** 0.5)
         return patches.transpose(1, 2).unflatten(2, (rows, -1))
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _features(self, x: Tensor) -> Any:
         return self.model.forward_features(x)  # pyright: ignore[reportCallIssue]
 
     def _channels_come_last(self) -> bool:
         """Whether the model's own maps are ``b h w c`` (Swin)."""
         return str(getattr(self.model, "output_fmt", "")).upper().endswith("NHWC")
+
+
+def _described(out: Any) -> str:
+    return f"the shape {list(out.shape)}" if isinstance(out, Tensor) else f"no tensor but a {type(out).__name__}"
 
 
 class Transformer(Backbone):

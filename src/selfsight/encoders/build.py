@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.beit import Beit
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
@@ -101,12 +102,16 @@ def build_encoder(
         replace_batch_norms(model, norm)
     options = {**chosen, **({} if small_stem is None else {"small_stem": small_stem}), **timm_options}
     kind = _KINDS.get(type(model), Backbone)
+    if kind is Transformer and not isinstance(model.patch_embed, PatchEmbed):
+        kind = Backbone  # patches of a convolutional net's map (hybrids, ViTamin) are laid out in another way
     facts = {"model_name": architecture.partition(".")[0], **arguments}
     try:
         return kind(
             model, name=architecture, image_size=image_size, channels=channels, options=options, arguments=facts
         )
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(f"{name} does not take images of {image_size} px: {_line(error)}") from error
 
 

@@ -92,6 +92,8 @@ class ConvViT(nn.Module):
             *[Block(width, shape.heads, qkv_bias=True, norm_layer=norm) for _ in range(shape.depths[2])]
         )
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        ends = [f"stage{i}.{depth - 1}" for i, depth in enumerate(shape.depths[:2], start=1)]
+        self.feature_info = [{"module": name} for name in (*ends, *(f"blocks.{i}" for i in range(shape.depths[2])))]
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for layer in self.modules():  # the convolutions keep torch's start, but the last stage's patches
             if isinstance(layer, nn.Linear):

@@ -78,6 +78,7 @@ class DalleEncoder(nn.Module):
                 layers["pool"] = nn.MaxPool2d(2)
             parts[f"group_{g + 1}"] = _named(layers)
         self.blocks = _named(parts)
+        self.feature_info = [{"module": f"blocks.{name}"} for name in parts]
         self.relu = nn.ReLU()
 
     def forward_features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:

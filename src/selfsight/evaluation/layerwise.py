@@ -7,12 +7,14 @@ side by side from the sum of their losses, which is each from its own: SGD, mome
 1e-3, 1e-4 and 1e-5 for ten of 36 epochs each (the last for six), batch 192, crops and flips; the encoder stands still.
 
 **Differences**: the stages are those that the encoder names (timm's ``feature_info``: five of a ResNet, four of a Swin,
-each block of a transformer, whose patch tokens are the map), not an AlexNet's layers after ReLU; pooling is adaptive,
+each block of a transformer, whose patch tokens are the map) or, where it names none that can be reached, its parts and
+its output, not an AlexNet's layers after ReLU; pooling is adaptive,
 to a grid that fits 9,600 numbers, where the paper chose window and stride for each layer; the test image is the central
 crop, not the mean of ten. Fewer epochs shrink the schedule.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +31,6 @@ from selfsight.data.loader import plain_batches
 from selfsight.data.protocol import Source
 from selfsight.encoders.protocol import Encoder
 from selfsight.engine.optimisers import build_optimiser
-from selfsight.errors import UserError
 from selfsight.evaluation.features import encode, frozen
 from selfsight.evaluation.lesson import Lesson
 from selfsight.evaluation.score import Score, score
@@ -52,46 +53,120 @@ class Layerwise:
     most: int = MOST
 
 
+_LISTS = (nn.Sequential, nn.ModuleList)
+
+
 def stages(encoder: Encoder) -> dict[str, nn.Module]:
-    """The encoder's stages by name, from the input on; a ``UserError`` where it names none."""
+    """The encoder's stages by name, from the input on; its parts and its output where it names none."""
     model: Any = getattr(encoder, "model", encoder)
     info: Any = getattr(model, "feature_info", None)
     named = dict(cast(nn.Module, model).named_modules())
     found = {str(entry["module"]): named.get(str(entry["module"])) for entry in info or ()}
-    if not found or None in found.values():
-        name = getattr(encoder, "name", type(model).__name__)
-        raise UserError(f"layerwise needs stages, and {name} names none (feature_info, as timm's models have it)")
-    return cast(dict[str, nn.Module], found)
+    if found and None not in found.values():
+        return cast(dict[str, nn.Module], found)
+    inside = next((key for key in ("stages", "blocks", "layers") if isinstance(named.get(key), _LISTS)), "")
+    return {**dict(_parts(named[inside], inside)), "output": cast(nn.Module, encoder)}
+
+
+def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """What ``module`` is made of, as far as it is called: lists of modules never are."""
+    for key, part in module.named_children():
+        below = f"{name}.{key}" if name else key
+        if isinstance(part, nn.ModuleList | nn.ModuleDict):
+            yield from _parts(part, below)
+        else:
+            yield below, part
 
 
 @contextmanager
 def watched(encoder: Encoder) -> Iterator[dict[str, Tensor]]:
     """What each stage gave in the last forward pass, pooled to a row of at most ``MOST`` numbers."""
     rows: dict[str, Tensor] = {}
-    model: Any = getattr(encoder, "model", encoder)
-    last = str(getattr(model, "output_fmt", "")).upper().endswith("NHWC")
 
-    def keep(name: str, module: nn.Module, given: Any, out: Tensor) -> None:
-        rows[name] = pooled(as_map(out, getattr(model, "num_prefix_tokens", 0), channels_last=last))
+    def keep(name: str, x: Tensor) -> None:
+        rows[name] = pooled(x)
 
-    hooks = [module.register_forward_hook(partial(keep, name)) for name, module in stages(encoder).items()]
-    try:
+    with maps_of(encoder, stages(encoder), keep):
         yield rows
+
+
+@contextmanager
+def maps_of(
+    encoder: Encoder,
+    parts: Mapping[str, nn.Module],
+    keep: Callable[[str, Tensor], None],
+    before: Mapping[str, nn.Module] | None = None,
+) -> Iterator[None]:
+    """Hands on what each of ``parts`` gives in each forward pass, and what each of ``before`` is given, as a map.
+
+    Of several tensors it is the first that has a row for each image. A part that gives none is passed over.
+    """
+    model: Any = getattr(encoder, "model", encoder)
+    last, prefix = (
+        str(getattr(model, "output_fmt", "")).upper().endswith("NHWC"),
+        getattr(model, "num_prefix_tokens", 0),
+    )
+    images = 0
+
+    def begin(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        nonlocal images
+        images = len(given[0])
+
+    def enter(name: str, module: nn.Module, given: Any) -> None:
+        y = _of_images(given, images)
+        if y is not None:
+            keep(name, as_map(y, prefix, channels_last=last))
+
+    def leave(name: str, module: nn.Module, given: Any, out: Any) -> None:
+        enter(name, module, out)
+
+    hooks = [model.register_forward_pre_hook(begin)]
+    hooks += [module.register_forward_pre_hook(partial(enter, name)) for name, module in (before or {}).items()]
+    hooks += [module.register_forward_hook(partial(leave, name)) for name, module in parts.items()]
+    try:
+        yield
     finally:
         for hook in hooks:
             hook.remove()
 
 
+def _of_images(out: Any, images: int) -> Tensor | None:
+    """The first tensor in what a module returned that holds features of so many images."""
+    several = cast(Sequence[Any], out) if isinstance(out, tuple | list) else (out,)
+    tensors = (y for y in several if isinstance(y, Tensor) and y.is_floating_point() and 2 <= y.ndim <= 4)
+    return next((y for y in tensors if len(y) == images), None)
+
+
 def as_map(out: Tensor, prefix: int, *, channels_last: bool) -> Float[Tensor, "b d y x"]:
     """A stage's output as a map: patch tokens as the square that they make up, without the ``prefix`` ones.
 
+    Some stages come before a class token is there. Tokens that make up no square are a column, a feature is one place.
+    A map that is square in one of the two orders of axes only is in that order, whatever ``channels_last`` says.
+
     >>> as_map(torch.zeros(2, 17, 8), 1, channels_last=False).shape
     torch.Size([2, 8, 4, 4])
+    >>> as_map(torch.zeros(2, 4, 4, 8), 0, channels_last=False).shape
+    torch.Size([2, 8, 4, 4])
     """
+    if out.ndim == 2:
+        return out[:, :, None, None]
     if out.ndim == 4:
-        return out.permute(0, 3, 1, 2) if channels_last else out
-    patches = out[:, prefix:]
-    return patches.transpose(1, 2).unflatten(2, (round(patches.shape[1] ** 0.5), -1))
+        first, last = out.shape[1] == out.shape[2], out.shape[2] == out.shape[3]
+        return out.permute(0, 3, 1, 2) if (first if first != last else channels_last) else out
+    prefix = prefix_of(out.shape[1], prefix)
+    patches = out[:, prefix:].transpose(1, 2)
+    side = math.isqrt(patches.shape[2])
+    return patches.unflatten(2, (side, side)) if side**2 == patches.shape[2] else patches[..., None]
+
+
+def prefix_of(tokens: int, declared: int) -> int:
+    """How many of ``tokens`` are no patches: those that a model declares, unless only without them there is a square.
+
+    >>> prefix_of(197, 1), prefix_of(196, 1)
+    (1, 0)
+    """
+    rest = tokens - declared
+    return 0 if rest < 1 or (math.isqrt(rest) ** 2 != rest and math.isqrt(tokens) ** 2 == tokens) else declared
 
 
 def pooled(x: Float[Tensor, "b d y x"], most: int = MOST) -> Float[Tensor, "b n"]:
