@@ -401,8 +401,8 @@ TABLES = [
 ]
 """Each generated table: its page, its markers, what gives it.
 
-``ladder_24`` is the ladder at twice the time; ``ladder_world`` is that on the embedded world, and ``ladder_world_5`` the
-same at twice the time.
+``ladder_24`` is the ladder at twice the time; ``ladder_world`` is that on the embedded world, and ``ladder_world_5``
+the same at twice the time.
 """
 
 

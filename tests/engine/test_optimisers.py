@@ -1,6 +1,7 @@
 """LARS against a naive loop written from the table of variants; groups, rates and clipping by their definitions."""
 
 import copy
+import math
 from functools import partial
 
 import pytest
@@ -230,6 +231,80 @@ def test_layer_decay_of_a_transformer_is_maes():
         assert scale == 0.5 ** (depth[0] if depth else 2), name  # the rest is block 1
     assert not groups("pos_embed", vit.pos_embed).decay
     assert groups("head.weight", head.weight) == Group()
+
+
+def from_head(model: nn.Module) -> dict[str, float]:
+    """Each parameter's distance from the head, in layers."""
+    groups = layer_decay(model, 0.5)
+    return {name: -math.log2(groups(name, p).lr_scale) for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("mean", [False, True])
+def test_layer_decay_of_beit_is_its_own(shared: bool, mean: bool) -> None:
+    """unilm, ``beit/optim_factory.py``: embeddings 0, block i + 1, all else with the head; SimMIM's ViT is the same."""
+    beit = timm.create_model(
+        "beit_base_patch16_224",
+        num_classes=0,
+        img_size=32,
+        embed_dim=24,
+        depth=3,
+        num_heads=2,
+        use_abs_pos_emb=True,
+        use_rel_pos_bias=not shared,
+        use_shared_rel_pos_bias=shared,
+        global_pool="avg" if mean else "token",
+    )
+    distances = from_head(beit)
+    last = {"fc_norm" if mean else "norm"} | ({"rel_pos_bias"} if shared else set())
+    expected = {"cls_token": 4, "pos_embed": 4, "patch_embed": 4, "blocks.0": 3, "blocks.1": 2, "blocks.2": 1}
+    expected |= dict.fromkeys(last, 0)
+    assert {next(start for start in expected if name.startswith(start)) for name in distances} == expected.keys()
+    for name, distance in distances.items():
+        assert distance == next(d for start, d in expected.items() if name.startswith(start)), name
+    tables = [name for name in distances if name.endswith("relative_position_bias_table")]
+    assert len(tables) == (1 if shared else 3)
+
+
+@pytest.mark.parametrize("version", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
+def test_layer_decay_of_swin_is_simmims(version: str) -> None:
+    """SimMIM, ``optimizer.py``: blocks count through the stages, merging goes with the last block before it.
+
+    timm keeps that merging in the next stage, as ``layers.N.downsample``.
+    """
+    swin = timm.create_model(
+        version, num_classes=0, img_size=64, window_size=4, embed_dim=8, depths=(1, 2, 3), num_heads=(1, 2, 4)
+    )
+    distances = from_head(swin)
+    expected = {
+        "patch_embed.": 7,
+        "layers.0.blocks.0.": 6,
+        "layers.1.downsample.": 6,
+        "layers.1.blocks.0.": 5,
+        "layers.1.blocks.1.": 4,
+        "layers.2.downsample.": 4,
+        "layers.2.blocks.0.": 3,
+        "layers.2.blocks.1.": 2,
+        "layers.2.blocks.2.": 1,
+        "norm.": 0,
+    }
+    assert {next(start for start in expected if name.startswith(start)) for name in distances} == expected.keys()
+    for name, distance in distances.items():
+        assert distance == next(d for start, d in expected.items() if name.startswith(start)), name
+
+
+def test_layer_decay_knows_no_late_layer_as_an_embedding() -> None:
+    """CaiT's last class attention is as near to the head as its last block; EVA's blocks are as any ViT's."""
+    cait = timm.create_model("cait_xxs24_224", num_classes=0, img_size=32, embed_dim=24, depth=2, num_heads=2)
+    distances = from_head(cait)
+    assert distances["blocks_token_only.1.attn.q.weight"] == distances["blocks.1.attn.qkv.weight"]
+    assert distances["blocks.1.attn.qkv.weight"] < distances["blocks.0.attn.qkv.weight"] < distances["pos_embed"]
+    eva = timm.create_model(
+        "eva02_tiny_patch14_224", num_classes=0, img_size=28, embed_dim=24, depth=2, num_heads=2, global_pool="avg"
+    )
+    distances = from_head(eva)
+    order = ["cls_token", "blocks.0.mlp.fc2.weight", "blocks.1.mlp.fc2.weight", "fc_norm.weight"]
+    assert [distances[name] for name in order] == [3, 2, 1, 0]
 
 
 def test_layer_decay_of_a_convolutional_net_rises_with_depth():

@@ -146,15 +146,15 @@ def test_patches_may_be_trained() -> None:
 
 def test_a_transformer_that_was_trained_before_is_kept() -> None:
     encoder = vit()
-    nn.init.normal_(encoder.model.norm.bias)
     before = {name: x.clone() for name, x in encoder.state_dict().items()}
-    moco_v3(Setting(encoder=encoder, image_size=32, samples=1000), **TINY_HEADS)
+    begun = Setting(encoder=encoder, image_size=32, samples=1000, begun=True)
+    moco_v3(begun, **TINY_HEADS)
     assert all(torch.equal(before[name], x) for name, x in encoder.state_dict().items())
     assert encoder.model.pos_embed.requires_grad
     assert not encoder.model.patch_embed.proj.weight.requires_grad
     with torch.no_grad():  # by MoCo v3 itself
         encoder.model.pos_embed.copy_(torch.cat([torch.zeros(1, 32), sincos_2d(32, 4, 4)]))
-    moco_v3(Setting(encoder=encoder, image_size=32, samples=1000), **TINY_HEADS)
+    moco_v3(begun, **TINY_HEADS)
     assert not encoder.model.pos_embed.requires_grad
 
 

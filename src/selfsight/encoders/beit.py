@@ -48,12 +48,8 @@ class BeitEncoder(Backbone):
 def begin_(encoder: object, std: float = 0.02) -> None:
     """The start of BEiT's and of SimMIM's transformer: normal weights cut off at one deviation, no biases, and residual
     branches rescaled by their depth. timm cuts nothing off and leaves the patches' weights to torch.
-
-    An encoder that was trained before, whose norms have biases, stays as it is.
     """
     model: Any = getattr(encoder, "model", encoder)
-    if any(bool(m.bias.any()) for m in model.modules() if isinstance(m, nn.LayerNorm) and m.bias is not None):
-        return
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             cut_normal_(layer.weight, std)

@@ -4,12 +4,14 @@
 # torch._foreach_* is what torch's own optimisers are built of
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from timm.models import group_parameters
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -31,6 +33,8 @@ __all__ = [
 
 _FUSED = (SGD, Adam, AdamW)
 _TOKENS = ("pos_embed", "cls_token", "reg_token", "dist_token", "mask_token")
+_EMBEDDINGS = (*_TOKENS, "pos_embed_window", "patch_embed", "norm_pre", "rope")
+_WITH_HEAD = ("norm", "fc_norm", "head", "attn_pool", "rel_pos_bias")
 
 
 def build_optimiser(spec: OptimiserSpec, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Optimizer:
@@ -121,8 +125,10 @@ def layer_decay(encoder: nn.Module, rate: float, rule: Groups = skip_vectors_and
     r"""A groups function that trains early layers slower: $\gamma^{D - i}$ times the rate in layer $i$ of $D$.
 
     A vision transformer with $L$ blocks has the embeddings as layer 0, block $i$ as $i$ (from 1) and its last norm as
-    layer $D = L + 1$, which is the head's (BEiT and MAE, fine-tuning). Other timm models follow their own
-    ``group_matcher``, with the head one layer above the last. Every parameter that is not the encoder's counts as head.
+    layer $D = L + 1$, which is the head's (BEiT and MAE, fine-tuning), as is BEiT's table of relative positions where
+    all blocks share one. Swin's blocks are counted through all stages, and the merging of patches belongs to the last
+    block before it (SimMIM). Other timm models follow their own ``group_matcher``, with the head one layer above the
+    last. Every parameter that is not the encoder's counts as head.
 
     Args:
         encoder: what ``build_encoder`` made, or a timm model.
@@ -147,8 +153,13 @@ def _depths(model: nn.Module) -> tuple[dict[nn.Parameter, int], int]:
     if matcher is None:
         raise ValueError(f"{type(model).__name__} does not say which layers it has (no group_matcher as timm's models)")
     named = dict(model.named_parameters())
+    if isinstance(model, SwinTransformer | SwinTransformerV2):
+        stages: Any = model.layers
+        depths = [len(stage.blocks) for stage in stages]
+        return {p: _swin_layer(name, depths) for name, p in named.items()}, sum(depths) + 1
     blocks = getattr(model, "blocks", None)
-    if isinstance(blocks, nn.Sequential) and named.keys() & {"cls_token", "pos_embed"}:
+    parts = {name.partition(".")[0] for name in named}
+    if isinstance(blocks, nn.Sequential | nn.ModuleList) and parts <= {"blocks", *_EMBEDDINGS, *_WITH_HEAD}:
         last = len(blocks) + 1
         return {p: _transformer_layer(name, last) for name, p in named.items()}, last
     layers: Any = group_parameters(model, matcher(coarse=False), reverse=True)
@@ -156,7 +167,17 @@ def _depths(model: nn.Module) -> tuple[dict[nn.Parameter, int], int]:
 
 
 def _transformer_layer(name: str, last: int) -> int:
+    """BEiT's ``get_num_layer_for_vit``: a table of positions that all blocks share is trained as fast as the head."""
     first, _, rest = name.partition(".")
     if first == "blocks":
         return int(rest.partition(".")[0]) + 1
-    return last if first in ("norm", "fc_norm", "head", "attn_pool") else 0
+    return last if first in _WITH_HEAD else 0
+
+
+def _swin_layer(name: str, depths: Sequence[int]) -> int:
+    """SimMIM's ``get_swin_layer``; timm has the merging that ends a stage at the beginning of the next."""
+    first, *rest = name.split(".")
+    if first != "layers":
+        return 0 if first == "patch_embed" else sum(depths) + 1
+    before = sum(depths[: int(rest[0])])
+    return before + int(rest[2]) + 1 if rest[1] == "blocks" else before

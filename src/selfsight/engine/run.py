@@ -201,6 +201,7 @@ class OpenRun:
         check_hyper(self.method, self.settings.get("hyper") or {}, self.path / "run.yaml")
         flags = replace(self.flags, pretrained=False)  # the run's own weights come over them
         how: dict[str, Any] = {"samples": samples, "native": native, "classes": len(self.classes)}
+        how["begun"] = self.flags.pretrained
         return assemble(self.method, flags, self.settings.get("hyper", {}), **how, training=self.whole)
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:

@@ -63,10 +63,12 @@ def assemble(
     labels: np.ndarray | None = None,
     classes: int = 0,
     training: bool = True,
+    begun: bool = False,
 ) -> Assembly:
     """Builds encoder and recipe. Equal flags give equal weights: the seed is set here.
 
     ``start`` is an encoder's state to begin with; it is there before the recipe is, whose momentum targets are copies.
+    ``begun`` says that the encoder was trained before, where neither that state nor the flags do.
     ``labels`` and the number of ``classes`` are for stages that learn from them; ``training`` is False where a run is
     opened again, or only its views are looked at.
     """
@@ -84,6 +86,7 @@ def assemble(
         options.setdefault("norm", card.norm)
     if flags.patch_size:
         options["patch_size"] = flags.patch_size
+    begun = begun or start is not None or flags.pretrained or flags.init_from is not None
     torch.manual_seed(flags.seed)
     try:
         in_range(hyper)
@@ -102,6 +105,7 @@ def assemble(
             labels=labels,
             classes=classes,
             training=training,
+            begun=begun,
         )
         recipe = function(setting, **hyper)
     except ValueError as error:
@@ -112,8 +116,9 @@ def assemble(
     given, samples = samples, samples if recipe.images is None else len(recipe.images)
     if recipe.batch_size > samples and flags.batch_size is None:
         fits = max(_power_of_two(samples // UPDATES), 2, recipe.least)
-        also: dict[str, Any] = {"start": start, "labels": labels, "classes": classes, "training": training}
-        smaller = assemble(method, replace(flags, batch_size=fits), hyper, samples=given, native=native, **also)
+        also: dict[str, Any] = {"labels": labels, "classes": classes, "training": training, "begun": begun}
+        fitting = replace(flags, batch_size=fits)
+        smaller = assemble(method, fitting, hyper, samples=given, native=native, start=start, **also)
         note = f"the paper's batch of {recipe.batch_size} is larger than the data, {samples} images: taking {fits}"
         return replace(smaller, notes=(note,))
     if flags.optimiser == "adamw":

@@ -138,7 +138,7 @@ def wired(
         width=width,
         painter=painter and partial(painter, view.normalise),
     )
-    fresh_(method)
+    fresh_(method, trained=at.begun)
     drop_path_(encoder, drop_path)
     share = 26 / 64 if at.small else 75 / 196
     views = masked_pictures(
@@ -182,12 +182,13 @@ def _grid(at: Setting) -> int:
     return at.image_size // encoder.patch
 
 
-def fresh_(method: BEiT) -> None:
-    """BEiT's start, of what is the method's own and of the encoder."""
+def fresh_(method: BEiT, *, trained: bool) -> None:
+    """BEiT's start, of what is the method's own and of the encoder, unless that was ``trained`` before."""
     cut_normal_(method.mask_token)
     cut_normal_(method.head.weight)
     nn.init.zeros_(method.head.bias)
-    begin_(method.encoder)
+    if not trained:
+        begin_(method.encoder)
 
 
 def tiny() -> dict[str, Recipe]:

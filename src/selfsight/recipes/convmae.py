@@ -64,7 +64,8 @@ def convmae(
     if not isinstance(encoder, StagedEncoder):
         name = getattr(encoder, "name", type(encoder).__name__)
         raise ValueError(f"convmae needs ConvMAE's own encoder, not {name}; try --backbone convvit_base")
-    fresh_(encoder, whole_patches(at, encoder.patch), "convmae", start_=None)  # but for positions it has MAE's start
+    side = whole_patches(at, encoder.patch)
+    fresh_(encoder, side, "convmae", trained=at.begun, start_=None)  # but for positions it has MAE's start
     method = ConvMAE(
         encoder,
         StageFusion(encoder.map_widths, encoder.width),

@@ -107,6 +107,7 @@ def pretraining(at: Setting, pretext: Mapping[str, Any]) -> Recipe[Any]:
         samples=at.samples,
         epochs=pretext["epochs"],
         batch_size=pretext["batch_size"],
+        begun=at.begun,
     )
     return catalogue.recipe_function(pretext["method"])(then, **pretext["hyper"])
 

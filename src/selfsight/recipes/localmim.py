@@ -23,7 +23,6 @@ MAE's rule of rounding does here.
 from functools import partial
 from typing import Any
 
-from torch import nn
 from torch.optim import AdamW
 
 from selfsight.batches import MaskedImages
@@ -108,7 +107,7 @@ def localmim(
         raise ValueError(f"localmim needs a vision transformer, not {_name(encoder)}; {hint}")
     positive(bins=bins, decoder_width=decoder_width)
     side = whole_patches(at, encoder.unit)
-    fresh_(encoder, side, "localmim")
+    fresh_(encoder, side, "localmim", trained=at.begun)
     scales = [s for s in (4, 2, 1, 0.5) if encoder.unit >= 2 * s and encoder.unit % s == 0]  # cells of whole pixels
     layers = _tapped(encoder.depth, len(scales))
     cells = [round(encoder.unit / s) for s in scales]
@@ -176,7 +175,7 @@ def localmim_swin(
         )
     positive(bins=bins, decoder_width=decoder_width)
     fit_(encoder, at.image_size)
-    if not any(bool(m.bias.any()) for m in encoder.modules() if isinstance(m, nn.LayerNorm)):  # not trained before
+    if not at.begun:
         xavier_(encoder)
     layers = list(range(1, encoder.depth + 1))
     cells = [encoder.layer_stride(layer) for layer in layers]

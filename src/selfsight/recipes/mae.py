@@ -92,7 +92,7 @@ def token_encoder(at: Setting, method: str) -> TokenEncoder:
     if not isinstance(encoder, TokenEncoder):
         name = _name(encoder)
         raise ValueError(f"{method} needs a vision transformer, not {name}; try --backbone vit_base_patch16_224")
-    fresh_(encoder, whole_patches(at, encoder.patch), method)
+    fresh_(encoder, whole_patches(at, encoder.patch), method, trained=at.begun)
     return encoder
 
 
@@ -154,15 +154,18 @@ def optimised_as_mae(
 
 
 def fresh_(
-    encoder: Encoder, grid: int, method: str = "mae", *, start_: Callable[[nn.Module], object] | None = xavier_
+    encoder: Encoder,
+    grid: int,
+    method: str = "mae",
+    *,
+    trained: bool,
+    start_: Callable[[nn.Module], object] | None = xavier_,
 ) -> None:
-    """MAE's start: Xavier weights, fixed positions, a small class token; nothing where the encoder was trained before.
+    """MAE's start: Xavier weights, fixed positions, a small class token; no weights where the encoder was ``trained``.
 
-    Its norms tell: a new one's have no bias. ``grid`` are the patches of a side; ``start_`` draws the weights, unless
-    they are as they should be.
+    ``grid`` are the patches of a side; ``start_`` draws the weights, unless they are as they should be.
     """
     model: Any = getattr(encoder, "model", encoder)
-    trained = any(bool(m.bias.any()) for m in model.modules() if isinstance(m, nn.LayerNorm) and m.bias is not None)
     positions = getattr(model, "pos_embed", None)
     if trained and not isinstance(positions, nn.Parameter):
         return

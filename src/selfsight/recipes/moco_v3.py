@@ -124,7 +124,7 @@ def moco_v3(
     column = _column(at)
     transformer = isinstance(at.encoder, TokenEncoder)
     if isinstance(at.encoder, TokenEncoder):
-        start_(at.encoder, at.image_size, frozen_patches=frozen_patches)
+        start_(at.encoder, at.image_size, trained=at.begun, frozen_patches=frozen_patches)
     batch = at.batch_size or column.batch
     layers = (hidden, hidden) if transformer else (hidden,)
     head = partial(heads.mlp, bias=False, out_bias=False)
@@ -169,10 +169,10 @@ def _optimiser(small: bool, transformer: bool, column: _Column, batch: int) -> O
 
 
 @torch.no_grad()
-def start_(encoder: TokenEncoder, image_size: int, *, frozen_patches: bool = True) -> None:
+def start_(encoder: TokenEncoder, image_size: int, *, trained: bool, frozen_patches: bool = True) -> None:
     """MoCo v3's start of a vision transformer: Xavier with query, key and value apart, fixed positions, frozen patches.
 
-    A trained one (its norms' biases tell) keeps its weights; positions that are these already are fixed again.
+    A ``trained`` one keeps its weights; positions that are these already are fixed again.
     """
     model: Any = getattr(encoder, "model", encoder)
     grid = image_size // encoder.patch
@@ -188,7 +188,6 @@ def start_(encoder: TokenEncoder, image_size: int, *, frozen_patches: bool = Tru
     width = positions.shape[2]
     tokens = positions.shape[1] - grid * grid  # class and register tokens come first and have no position
     table = torch.cat([torch.zeros(tokens, width), sincos_2d(width, grid, grid)]).to(positions)
-    trained = any(bool(m.bias.any()) for m in model.modules() if isinstance(m, nn.LayerNorm))
     if not trained:
         xavier_(model)
         for name, layer in model.named_modules():

@@ -34,6 +34,8 @@ class Setting:
     classes: int = 0
     training: bool = True
     """False where a run is only opened again: there are no labels then."""
+    begun: bool = False
+    """Whether the encoder was trained before (``--pretrained``, ``--init-from``), so that its weights stay."""
 
     @property
     def small(self) -> bool:

@@ -124,7 +124,8 @@ def simmim(at: Setting, *, mask_ratio: float = 0.6, mask_cell: int | None = None
     )
     method = SimMIM(encoder, embedded=_embedded(encoder), channels=at.channels)
     if isinstance(encoder, BeitEncoder):
-        begin_(encoder)
+        if not at.begun:
+            begin_(encoder)
         cut_normal_(method.mask_token)
     share = (hidden - 0.5) / cells  # the number of cells as it is counted above, however it is rounded there
     return Recipe(
