@@ -76,7 +76,7 @@ def test_other_channels_than_three() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="--kl-weight must be 0 or greater"):
         dvae(setting(32), kl_weight=-1.0)
-    with pytest.raises(ValueError, match="--codes must be greater than 0"):
+    with pytest.raises(ValueError, match="--codes must be at least 2"):
         dvae(setting(32), codes=-8)
     with pytest.raises(ValueError, match="--momentum must be"):
         dvae(setting(32), momentum=1.0)
