@@ -129,7 +129,7 @@ def test_weights_bring_their_windows(theirs: tuple[int, int], mine: tuple[int, i
     assert isinstance(taken, Swin)
     state = taken.make_room_(given.state_dict())
     if found is None:
-        with pytest.raises(RuntimeError, match="size mismatch for model.layers.1.blocks.0"):
+        with pytest.raises(RuntimeError, match=r"size mismatch for model\.layers\.1\.blocks\.0"):
             taken.load_state_dict(state)
         return
     taken.load_state_dict(state)
