@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
 import selfsight
+from selfsight.encoders import build
 from selfsight.engine.export import export
 from selfsight.engine.lock import alone
 from selfsight.engine.run import open_run, write_settings
@@ -83,6 +84,81 @@ def test_an_encoder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     first = pretrain("simclr", **QUICK, out=tmp_path / "first")
     with pytest.raises(UserError, match="does not fit small_cnn at 32 px"):
         pretrain("byol", **{**QUICK, "backbone": "small_cnn"}, out=tmp_path / "second", init_from=first.path)
+
+
+def swin(folder: Path, **options: Any) -> str:
+    """A small Swin by name, whose windows have 7 patches unless told."""
+    arguments = {"patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2]}
+    model = {"architecture": "swin_tiny_patch4_window7_224", "model_args": {**arguments, **options}}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**model, "pretrained_cfg": {}}))
+    return f"local-dir:{folder}"
+
+
+def same_encoder(run: Path, other: Path) -> None:
+    mine, theirs = load_file(run / "encoder.safetensors"), load_file(other / "encoder.safetensors")
+    assert mine.keys() == theirs.keys()
+    for key, weight in theirs.items():
+        torch.testing.assert_close(mine[key], weight, atol=1e-4, rtol=0, msg=key)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(("method", "size", "window"), [("simmim_swin", 32, 7), ("localmim_swin", 48, 3)])
+def test_a_swin_goes_on_with_the_windows_that_it_was_trained_with(
+    method: str, size: int, window: int, named: bool, tmp_path: Path
+) -> None:
+    """Begun, stopped, resumed and opened, where they were made to fit the map and where another size would fit too."""
+    flags = {**QUICK, "data": "world:32", "batch_size": 16, "image_size": size}
+    first = pretrain(method, **flags | {"backbone": swin(tmp_path / "its", window_size=window)}, out=tmp_path / "first")
+    usual = swin(tmp_path / "usual") if named else None
+    again = {**flags, "backbone": usual, "lr": 1e-12, "out": tmp_path / "second"}
+    begun = pretrain(method, **again, init_from=first.path, max_time="0.001s")
+    assert not begun.finished
+    run = pretrain(method, **again, resume=True)
+    assert run.finished
+    same_encoder(run.path, first.path)
+    assert begun.settings["resolved"] == run.settings["resolved"]
+    options = selfsight.load(first.path).options | ({} if named else {"drop_path_rate": 0.0})  # the recipe's own
+    assert selfsight.load(run.path).options == options
+    assert run.recipe().method.encoder.options == options
+    assert open_run(run.path).settings["resolved"]["backbone_options"]["window_size"] == options["window_size"]
+
+
+def test_a_stopped_training_from_published_swin_weights_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def published(name: str, pretrained: bool, arguments: dict[str, Any]) -> torch.nn.Module:
+        model = created(name, False, arguments)
+        for table in (p for key, p in model.named_parameters() if pretrained and key.endswith("bias_table")):
+            torch.nn.init.constant_(table, 0.25)
+        return model
+
+    created = build._create
+    monkeypatch.setattr(build, "_create", published)
+    flags = {**QUICK, "data": "world:32", "batch_size": 16, "backbone": swin(tmp_path / "swin"), "lr": 1e-12}
+    out = tmp_path / "run"
+    assert not pretrain("simmim_swin", **flags, pretrained=True, out=out, max_time="0.001s").finished
+    run = pretrain("simmim_swin", **flags, out=out, resume=True)
+    tables = [x for key, x in load_file(run.path / "encoder.safetensors").items() if key.endswith("bias_table")]
+    assert [len(table) for table in tables] == [49, 49]
+    assert all((table - 0.25).abs().max() < 1e-4 for table in tables)
+    assert run.recipe().method.encoder.window == 4
+
+
+def test_the_backbone_is_that_of_the_run_it_begins_with(tmp_path: Path) -> None:
+    """Where the call names none; opened again without that run, and tuned on labels."""
+    flags = {**QUICK, "lr": 1e-12}
+    first = pretrain("rotation", **flags, out=tmp_path / "first")
+    second = pretrain("simclr", **{**flags, "backbone": None}, out=tmp_path / "second", init_from=first.path)
+    same = {"backbone": "tiny_cnn", "image_size": 32}
+    assert same.items() <= second.settings["resolved"].items()
+    (tmp_path / "first").rename(tmp_path / "gone")
+    assert second.recipe().method.encoder.name == "tiny_cnn"
+    how = {"epochs": 1, "batch_size": 32, "report": False, "precision": "32"}
+    tuned = selfsight.finetune(second.path, out=tmp_path / "tuned", **how)
+    assert tuned.settings["resolved"]["backbone"] == "tiny_cnn"
+    student = selfsight.distill(tuned.path, out=tmp_path / "student", **how)
+    assert student.settings["resolved"]["backbone"] == "tiny_cnn"
 
 
 def test_fewer_images_than_the_papers_batch(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ class Flags:
     """
 
     data: Any = _flag("world", "Folder of images, list file, parquet, Hub or torchvision name, world.", learning=True)
-    backbone: str | None = _flag(None, "Any timm model, small_cnn or tiny_cnn. Default: the paper's.", learning=True)
+    backbone: str | None = _flag(
+        None, "Any timm model, small_cnn or tiny_cnn. Default: that of --init-from, else the paper's.", learning=True
+    )
     patch_size: int | None = _flag(None, "Patch of a ViT in pixels. Default: as its name says.", learning=True)
     image_size: int | None = _flag(None, "Pixels a side. Default: the data's own up to 96, else 224.", learning=True)
     channels: int = _flag(3, "Channels of the images.", learning=True)
@@ -65,7 +67,7 @@ class Flags:
     weight_decay: float | None = _flag(None, "Peak weight decay.", learning=True)
     limit: int | None = _flag(None, "Use only so many images, a random subset by key.", learning=True)
     seed: int = _flag(0, "Seed of all random numbers.", learning=True)
-    init_from: Path | None = _flag(None, "A run whose weights to begin with.", learning=True)
+    init_from: Path | None = _flag(None, "A run whose weights to begin with, and its backbone.", learning=True)
     labels: Path | None = _flag(None, "CSV of path,label for the online probe.", learning=True)
     devices: int = _flag(1, "Processes, one for each device.")
     device: Device = _flag("auto", "Where to train.")

@@ -110,6 +110,42 @@ def test_tables_keep_what_they_say_of_the_distances_that_stay() -> None:
     assert torch.equal(after, before[:, :, :4, :4, :4, :4])
 
 
+def windows_of(encoder: Swin) -> list[int]:
+    return [block.attn.window_size[0] for stage in encoder.model.layers for block in stage.blocks]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "found"),
+    [((32, 7), (32, 7), [7, 7]), ((32, 4), (32, 7), [4, 4]), ((64, 14), (24, 7), [7, 6]), ((24, 7), (48, 14), None)],
+)
+def test_weights_bring_their_windows(theirs: tuple[int, int], mine: tuple[int, int], found: list[int] | None) -> None:
+    """Smaller ones as they are, of larger ones the distances that are needed; nothing is made up for smaller maps."""
+    options = {**SWIN, "patch_size": 2, "depths": (1, 1), "num_heads": (1, 1)}
+    given, taken = (
+        build_encoder("swin_tiny_patch4_window7_224", image_size=size, **{**options, "window_size": window})
+        for size, window in (theirs, mine)
+    )
+    assert isinstance(given, Swin)
+    assert isinstance(taken, Swin)
+    state = taken.make_room_(given.state_dict())
+    if found is None:
+        with pytest.raises(RuntimeError, match=r"size mismatch for model\.layers\.1\.blocks\.0"):
+            taken.load_state_dict(state)
+        return
+    taken.load_state_dict(state)
+    assert windows_of(taken) == found
+    for old, new, side in zip(given.model.layers, taken.model.layers, found, strict=True):
+        before, window = old.blocks[0].attn._get_rel_pos_bias(), old.blocks[0].attn.window_size
+        places = before.unflatten(3, window).unflatten(2, window)[:, :, :side, :side, :side, :side]
+        after = new.blocks[0].attn._get_rel_pos_bias().unflatten(3, (side, side)).unflatten(2, (side, side))
+        assert torch.equal(after, places)
+    rebuilt = build_encoder(taken.name, image_size=taken.image_size, **taken.options)
+    rebuilt.load_state_dict(taken.state_dict())
+    x = images(1, taken.image_size)
+    with torch.no_grad():
+        torch.testing.assert_close(rebuilt.eval()(x), taken.eval()(x))
+
+
 def test_relative_positions_are_no_token_encoders() -> None:
     """Their biases belong to all places, so that a part of the tokens cannot go alone."""
     assert type(built("beit")) is BeitEncoder

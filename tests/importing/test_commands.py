@@ -153,6 +153,63 @@ def test_what_it_has_not(run, tmp_path, capsys):
     assert "--layout" in refused(["import", str(written("mae", tmp_path)), "--layout", "swav"], capsys)
 
 
+@pytest.mark.parametrize(
+    ("case", "method", "size"),
+    [
+        ("simmim_vit", "simmim", 32),
+        ("simmim_swin", "simmim_swin", 64),
+        ("simmim_swin", "localmim_swin", 64),
+        ("beit", "beit", 32),
+        ("beit_tuned", "beit", 32),
+        ("beit_tuned", "simmim", 32),
+        ("mae", "mae", 32),
+    ],
+)
+def test_a_training_goes_on_with_its_backbone(case, method, size, tmp_path):
+    """Named by nobody, at the recipe's default options; stopped, gone on with and opened without the import."""
+    told = {"layout": case.partition("_")[0], "heads": 4 if case == "mae" else None}
+    run = selfsight.import_checkpoint(written(case, tmp_path), **told, out=tmp_path / "run")
+    theirs, out, own = selfsight.load(run.path), tmp_path / "new", {}
+    how = {"image_size": size, "data": "world:16", "batch_size": 8, "epochs": 1, "precision": "32", "probe_every": 0}
+    how |= {"report": False, "device": "cpu", "lr": 1e-12}
+    if method == "beit":
+        told = selfsight.pretrain("dvae", **how, backbone="dalle_nano", codes=16, out=tmp_path / "dvae")
+        own = {"tokenizer": str(told.path)}
+    said = []
+    begun = selfsight.pretrain(method, **how, **own, init_from=run.path, out=out, max_time="0.001s", say=said.append)
+    assert f"begins with the encoder of {run.path}" in said
+    assert not begun.finished
+    run.path.rename(tmp_path / "gone")
+    new = selfsight.pretrain(method, **how, out=out, resume=True)
+    assert new.finished
+    mine = selfsight.load(new.path)
+    assert mine.name == theirs.name
+    drop = {"simmim": {"drop_path_rate": 0.1}, "simmim_swin": {"drop_path_rate": 0.0}}
+    assert mine.options == theirs.options | drop.get(method.replace("local", "sim"), {})
+    for encoder in (mine, new.recipe().method.encoder):
+        weights = encoder.state_dict()
+        assert weights.keys() == theirs.state_dict().keys()
+        for key, x in theirs.state_dict().items():
+            torch.testing.assert_close(weights[key], x, rtol=0, atol=1e-6, msg=key)
+
+
+def test_what_cannot_go_on_is_refused_in_one_line(tmp_path, capsys):
+    run = tmp_path / "run"
+    main(["import", str(written("simmim_vit", tmp_path)), "--out", str(run)])
+    words = ["pretrain", "simmim", "--init-from", str(run), "--data", "world:16", "--out", str(tmp_path / "new")]
+    capsys.readouterr()
+    said = refused([*words, "--image-size", "64"], capsys)
+    assert "does not fit beit_base_patch16_224 at 64 px: size mismatch" in said
+    assert said.endswith("it was built for images of 32 px, try --image-size 32\n")
+    words[1] = "localmim_swin"
+    assert "needs a Swin, not beit_base_patch16_224" in refused([*words, "--image-size", "32"], capsys)
+    words[1] = "mae"
+    assert "needs a vision transformer, not beit_base" in refused([*words, "--image-size", "32"], capsys)
+    named = ["--backbone", "tiny_cnn", "--image-size", "32"]
+    words[1] = "simclr"
+    assert "does not fit tiny_cnn at 32 px" in refused([*words, *named], capsys)
+
+
 def test_a_training_begins_with_its_weights(tmp_path):
     path = tmp_path / "resnet.pth"
     torch.save(selfsight.build_encoder("resnet18", image_size=64, small_stem=False).model.state_dict(), path)

@@ -232,3 +232,6 @@ def test_windows_of_one_patch_are_refused() -> None:
         ValueError, match="no windows of 3 to 7 patches divide Swin's maps at 352 px; use --image-size 224"
     ):
         simmim_swin(Setting(encoder=encoder, image_size=352, samples=1000))
+    encoder = build_encoder("swin_tiny_patch4_window7_224", image_size=224, window_size=6)
+    with pytest.raises(ValueError, match=r"no windows of 3 to 6 patches .* at 224 px; use --image-size 192"):
+        simmim_swin(Setting(encoder=encoder, image_size=224, samples=1000))

@@ -1,6 +1,7 @@
 """Swin, a transformer whose attention stays within windows that shift from block to block (arXiv 2103.14030)."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from selfsight.encoders.backbone import Backbone
 from selfsight.encoders.protocol import Layer
+
+_TABLE = "relative_position_bias_table"
 
 
 class Swin(Backbone):
@@ -93,11 +96,29 @@ class Swin(Backbone):
         So none of them is filled up with padding: of 7 patches they become 6 at 192 px (SimMIM's), 4 at 32 px with
         patches of 2. What the tables say of the distances that stay is kept; timm would stretch them.
         """
-        sides = [self.image_size // self.patch // 2**stage for stage in range(len(self.model.layers))]
-        window = next(w for w in range(self.window, 0, -1) if all(side <= w or side % w == 0 for side in sides))
-        if window == self.window:
+        sides = self._sides()
+        self._shrink_windows_(
+            next(w for w in range(self.window, 0, -1) if all(side <= w or side % w == 0 for side in sides))
+        )
+
+    def make_room_(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``state`` with tables of relative positions that can be loaded, wherever that only takes leaving some out.
+
+        Windows become as small as those that it was trained with; of larger ones it keeps what ``fit_windows_`` would.
+        """
+        windows = {name: _window(x) for name, x in state.items() if name.endswith(_TABLE) and _window(x)}
+        self._shrink_windows_(max(windows.values(), default=self.window))
+        here = {name: _window(x) for name, x in self.state_dict().items() if name in windows}
+        return {**state, **{name: _middle(state[name], min(windows[name], w)) for name, w in here.items()}}
+
+    def _sides(self) -> list[int]:
+        """Patches along the side of each stage's map."""
+        return [self.image_size // self.patch // 2**stage for stage in range(len(self.model.layers))]
+
+    def _shrink_windows_(self, window: int) -> None:
+        if window >= self.window:
             return
-        for side, stage in zip(sides, self.model.layers, strict=True):
+        for side, stage in zip(self._sides(), self.model.layers, strict=True):
             for block in stage.blocks:
                 _crop_(block.attn, min(side, window))
         self.model.set_input_size(window_size=window)
@@ -108,13 +129,23 @@ class Swin(Backbone):
 
 def _crop_(attention: Any, window: int) -> None:
     """Keeps the distances that a smaller window has, which lie in the middle of the table."""
-    cut, side = attention.window_size[0] - window, 2 * attention.window_size[0] - 1
     old = attention.relative_position_bias_table
-    kept = old.detach().unflatten(0, (side, side))[cut : side - cut, cut : side - cut].flatten(0, 1)
-    attention.relative_position_bias_table = nn.Parameter(kept.clone(), requires_grad=old.requires_grad)
+    kept = _middle(old.detach(), window).clone()
+    attention.relative_position_bias_table = nn.Parameter(kept, requires_grad=old.requires_grad)
     attention.window_size, attention.window_area = (window, window), window**2
     index = get_relative_position_index(window, window, device=old.device)
     attention.register_buffer("relative_position_index", index, persistent=False)
+
+
+def _middle(table: Float[Tensor, "d heads"], window: int) -> Float[Tensor, "e heads"]:
+    cut, side = _window(table) - window, 2 * _window(table) - 1
+    return table.unflatten(0, (side, side))[cut : side - cut, cut : side - cut].flatten(0, 1)
+
+
+def _window(table: Tensor) -> int:
+    """Of how many patches a side a table has all distances; 0 if it is none."""
+    side = math.isqrt(len(table)) if table.ndim == 2 else 0
+    return (side + 1) // 2 if side % 2 and side**2 == len(table) else 0
 
 
 def _within(visible: Int[Tensor, "b k"], units: int, times: int) -> Int[Tensor, "b n"]:

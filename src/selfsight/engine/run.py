@@ -19,7 +19,7 @@ from selfsight.engine import checkpoint
 from selfsight.engine.stored import check_hyper, check_settings, read_plain, stored_flags
 from selfsight.errors import UserError
 from selfsight.flags import LEARNING, OBJECT, Flags, flags_from
-from selfsight.recipes.assembly import Assembly, assemble
+from selfsight.recipes.assembly import Assembly, Shape, assemble
 from selfsight.recipes.recipe import Recipe
 from selfsight.views.pipelines import PlainView, plain_view
 from selfsight.views.protocol import Views
@@ -125,6 +125,14 @@ def resumed_flags(
     return flags_from({**learning, **execution}), dict(own)
 
 
+def shape_in(settings: Mapping[str, Any]) -> Shape | None:
+    """What the encoder of a run that began with another one's was built of, which its flags alone do not tell."""
+    resolved = settings.get("resolved") or {}
+    if not settings["flags"].get("init_from") or not resolved.get("backbone"):
+        return None
+    return Shape(resolved["backbone"], resolved.get("backbone_options") or {})
+
+
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     names = ("selfsight", "torch", "torchvision", "timm", "numpy")
@@ -201,8 +209,8 @@ class OpenRun:
         check_hyper(self.method, self.settings.get("hyper") or {}, self.path / "run.yaml")
         flags = replace(self.flags, pretrained=False)  # the run's own weights come over them
         how: dict[str, Any] = {"samples": samples, "native": native, "classes": len(self.classes)}
-        how["begun"] = self.flags.pretrained
-        return assemble(self.method, flags, self.settings.get("hyper", {}), **how, training=self.whole)
+        how |= {"begun": self.flags.pretrained, "shape": shape_in(self.settings), "training": self.whole}
+        return assemble(self.method, flags, self.settings.get("hyper", {}), **how)
 
     def recipe(self, which: Literal["last", "best"] = "last") -> Recipe:
         """The recipe with the run's trained weights."""

@@ -8,13 +8,16 @@ from typing import Any
 from selfsight.data.opening import open_data
 from selfsight.data.protocol import Source
 from selfsight.data.splits import channels_of
+from selfsight.encoders.backbone import Backbone, Transformer
+from selfsight.encoders.beit import BeitEncoder
+from selfsight.encoders.swin import Swin
 from selfsight.engine import checkpoint
-from selfsight.engine.run import OpenRun, open_run, read_settings
+from selfsight.engine.run import OpenRun, open_run, read_settings, shape_in
 from selfsight.errors import UserError
 from selfsight.flags import Flags
 from selfsight.method import Method
 from selfsight.recipes import catalogue
-from selfsight.recipes.assembly import Assembly, assemble
+from selfsight.recipes.assembly import Assembly, Shape, Start, assemble, resolve_size, usual_encoder
 
 Say = Callable[[str], None]
 
@@ -35,20 +38,26 @@ def open_source(flags: Flags) -> Source:
 def prepare(method: str, flags: Flags, hyper: Mapping[str, Any], source: Source, folder: Path, *, say: Say) -> Assembly:
     """Encoder and recipe; weights to begin with are there before the recipe copies them.
 
-    A resumed run needs neither the run it began with nor the published weights: it takes its own, which tell the recipe
-    as well as those that the encoder was trained before.
+    A run that begins with another one has its backbone, unless the call names one. A resumed run needs neither that nor
+    the published weights: it takes its own, which tell the recipe as well as those that the encoder was trained before.
     """
     if flags.channels != channels_of(source):
         n = channels_of(source)
         raise UserError(f"--channels is {flags.channels}, but the images of {source.name} have {n}; use --channels {n}")
-    begun, start, built = None, None, flags
+    begun, start, shape, built = None, None, None, flags
     if flags.resume and (flags.init_from or flags.pretrained):
         state = checkpoint.load(folder / "checkpoints" / "last.pt")["method"]
-        start = {key.removeprefix("encoder."): x for key, x in state.items() if key.startswith("encoder.")}
+        weights = {key.removeprefix("encoder."): x for key, x in state.items() if key.startswith("encoder.")}
+        settings = read_settings(folder)
+        start, shape = Start(weights, settings["resolved"]["image_size"]), shape_in(settings)
         built = replace(flags, pretrained=False)
     elif flags.init_from:
         begun = open_run(flags.init_from)
-        start = begun.encoder().state_dict()
+        encoder = begun.encoder()
+        start = Start(encoder.state_dict(), begun.image_size)
+        if not flags.backbone:
+            size = resolve_size(flags, source.native)
+            shape = _shape_of(encoder, usual_encoder(method, hyper, size))
     assembly = assemble(
         method,
         built,
@@ -56,12 +65,20 @@ def prepare(method: str, flags: Flags, hyper: Mapping[str, Any], source: Source,
         samples=len(source),
         native=source.native,
         start=start,
+        shape=shape,
         labels=source.labels,
         classes=len(class_names(source)),
     )
     if begun:
         say(f"begins with {_begin_with_(assembly.recipe.method, begun, method)} of {begun.path}")
     return assembly
+
+
+def _shape_of(encoder: Backbone, usual: Shape) -> Shape:
+    """Another run's encoder; how much of a transformer is left out at random stays the method's own choice."""
+    own = usual.options if isinstance(encoder, Transformer | BeitEncoder | Swin) else {}
+    chosen = {name: value for name, value in own.items() if name == "drop_path_rate"}
+    return Shape(encoder.name, {**encoder.options, **chosen})
 
 
 def class_names(source: Source) -> list[str]:

@@ -27,6 +27,7 @@ _SETTINGS: Mapping[str, Any] = {
     "imported": dict,
     "resolved.image_size": int,
     "resolved.backbone": str,
+    "resolved.backbone_options": dict,
     "data.name": str,
     "data.samples": int,
     "data.fingerprint": str,

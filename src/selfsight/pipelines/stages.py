@@ -21,7 +21,7 @@ from selfsight.evaluation.finetune import labelled_fraction
 from selfsight.flags import OBJECT, Flags, flags_from, seconds
 from selfsight.pretraining import not_into, run_from_flags
 from selfsight.recipes import catalogue
-from selfsight.recipes.assembly import UPDATES, resolve_size
+from selfsight.recipes.assembly import UPDATES, resolve_size, usual_encoder
 from selfsight.recipes.noisy_student import NONE
 from selfsight.sizes import SMALL
 
@@ -226,11 +226,13 @@ def _after_finetuning(begun: OpenRun, options: Mapping[str, Any]) -> tuple[dict[
     """What follows from the teacher: its images unless others are given, its view, its backbone unless another is."""
     tuned = tuned_run(begun)
     same = options.get("backbone") is None
+    theirs = begun.settings["resolved"].get("backbone")  # by the run that it was begun from, if neither of these
+    usual = usual_encoder(begun.method, begun.settings.get("hyper") or {}, begun.image_size).backbone
     flags = {
         **_images(tuned, options),
         "image_size": begun.image_size,
         "channels": begun.flags.channels,
-        "backbone": begun.flags.backbone,
+        "backbone": begun.flags.backbone or (None if theirs == usual else theirs),
         "patch_size": begun.flags.patch_size if same else None,
     }
     before = tuned.settings["hyper"]

@@ -3,18 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfsight.data.order import SHUFFLED
+from selfsight.encoders.backbone import Backbone
 from selfsight.encoders.build import build_encoder
+from selfsight.encoders.swin import Swin
 from selfsight.errors import UserError, unknown
 from selfsight.flags import Flags
 from selfsight.parts.batchnorm import ScopedBatchNorm
 from selfsight.recipes import catalogue
+from selfsight.recipes.catalogue import Card
 from selfsight.recipes.quick import quick
 from selfsight.recipes.recipe import OptimiserSpec, Recipe, Setting, in_range
 from selfsight.schedules import constant
@@ -24,6 +27,21 @@ _UNFIT = (TypeError, ArithmeticError, LookupError, AttributeError, AssertionErro
 """What a recipe's constructors raise of numbers that they cannot mean, a width of -1 for instance."""
 UPDATES = 8
 """At least so many updates an epoch, where the data are smaller than the paper's batch."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """An encoder's state to begin with, and the size of the images that it was built for."""
+
+    weights: Mapping[str, Tensor]
+    image_size: int
+
+
+class Shape(NamedTuple):
+    """What ``build_encoder`` is told of an encoder that is not the recipe's choice."""
+
+    backbone: str
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,8 @@ def assemble(
     *,
     samples: int,
     native: tuple[int, int, int] | None,
-    start: Mapping[str, Tensor] | None = None,
+    start: Start | None = None,
+    shape: Shape | None = None,
     labels: np.ndarray | None = None,
     classes: int = 0,
     training: bool = True,
@@ -68,20 +87,21 @@ def assemble(
     """Builds encoder and recipe. Equal flags give equal weights: the seed is set here.
 
     ``start`` is an encoder's state to begin with; it is there before the recipe is, whose momentum targets are copies.
-    ``begun`` says that the encoder was trained before, where neither that state nor the flags do.
+    ``begun`` says that the encoder was trained before, where neither that state nor the flags do. ``shape`` is of
+    another run's encoder, which this one begins with; it stands in run.yaml, from where it is given when the run is
+    opened again.
     ``labels`` and the number of ``classes`` are for stages that learn from them; ``training`` is False where a run is
     opened again, or only its views are looked at.
     """
-    card = catalogue.entry(hyper.get("pretext", {}).get("method", method))  # a stage has its pretraining's encoder
+    card = _card(method, hyper)
     function = catalogue.recipe_function(method)
     own = catalogue.hyper_parameters(method)
     for name in hyper:
         if name not in own:
             raise unknown(f"flag of {method}", name, own)
     size = resolve_size(flags, native, card.sizes)
-    small = size <= SMALL
-    backbone = flags.backbone or (card.small_encoder if small else card.encoder)
-    options = {} if flags.backbone else dict(card.small_options if small else card.options)
+    backbone, told = shape or (Shape(flags.backbone, {}) if flags.backbone else usual_encoder(method, hyper, size))
+    options = dict(told)
     if card.norm:
         options.setdefault("norm", card.norm)
     if flags.patch_size:
@@ -95,6 +115,8 @@ def assemble(
         )
         if start is not None:
             _begin_with_(encoder, start, f"{backbone} at {size} px")
+            if (windows := encoder.options.get("window_size")) and not flags.resume:
+                options["window_size"] = windows  # the start's, which neither the name nor the image size tells
         setting = Setting(
             encoder=encoder,
             image_size=size,
@@ -116,9 +138,9 @@ def assemble(
     given, samples = samples, samples if recipe.images is None else len(recipe.images)
     if recipe.batch_size > samples and flags.batch_size is None:
         fits = max(_power_of_two(samples // UPDATES), 2, recipe.least)
-        also: dict[str, Any] = {"labels": labels, "classes": classes, "training": training, "begun": begun}
-        fitting = replace(flags, batch_size=fits)
-        smaller = assemble(method, fitting, hyper, samples=given, native=native, start=start, **also)
+        also: dict[str, Any] = {"start": start, "shape": shape, "begun": begun, "labels": labels, "classes": classes}
+        also["training"] = training
+        smaller = assemble(method, replace(flags, batch_size=fits), hyper, samples=given, native=native, **also)
         note = f"the paper's batch of {recipe.batch_size} is larger than the data, {samples} images: taking {fits}"
         return replace(smaller, notes=(note,))
     if flags.optimiser == "adamw":
@@ -127,6 +149,17 @@ def assemble(
     _check_batch(method, recipe, flags, samples)
     _groups_fit(recipe, recipe.batch_size // (flags.accumulate * flags.devices))
     return Assembly(recipe, _words(recipe, backbone, options, size))
+
+
+def usual_encoder(method: str, hyper: Mapping[str, Any], size: int) -> Shape:
+    """The recipe's own choice for images of ``size`` pixels."""
+    card = _card(method, hyper)
+    return Shape(card.small_encoder, card.small_options) if size <= SMALL else Shape(card.encoder, card.options)
+
+
+def _card(method: str, hyper: Mapping[str, Any]) -> Card:
+    """A stage has its pretraining's encoder."""
+    return catalogue.entry(hyper.get("pretext", {}).get("method", method))
 
 
 def _check_batch(method: str, recipe: Recipe, flags: Flags, samples: int) -> None:
@@ -165,12 +198,14 @@ def _groups_fit(recipe: Recipe, share: int) -> None:
             )
 
 
-def _begin_with_(encoder: nn.Module, start: Mapping[str, Tensor], what: str) -> None:
+def _begin_with_(encoder: Backbone, start: Start, what: str) -> None:
     try:
-        encoder.load_state_dict(start)
+        encoder.load_state_dict(encoder.make_room_(start.weights) if isinstance(encoder, Swin) else start.weights)
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"--init-from: the run's encoder does not fit {what}: {reason}") from None
+        reason = str(error).splitlines()[1].strip().rstrip(".") if "\n" in str(error) else str(error)
+        size = start.image_size
+        hint = "" if size == encoder.image_size else f"; it was built for images of {size} px, try --image-size {size}"
+        raise UserError(f"--init-from: the run's encoder does not fit {what}: {reason}{hint}") from None
 
 
 def _override(specs: Mapping[str, OptimiserSpec], flags: Flags) -> dict[str, OptimiserSpec]:

@@ -146,11 +146,12 @@ def fit_(encoder: Swin, image_size: int) -> None:
             f"Swin merges patches until they are {deepest} px, which do not divide {image_size} px; "
             f"use --image-size {near}"
         )
+    most = max(encoder.window, 3)
     encoder.fit_windows_()
     if encoder.window < 3:
         raise ValueError(
-            f"no windows of 3 to 7 patches divide Swin's maps at {image_size} px; use --image-size "
-            f"{7 * deepest if image_size >= 5 * deepest else 4 * deepest}"
+            f"no windows of 3 to {most} patches divide Swin's maps at {image_size} px; use --image-size "
+            f"{(most if image_size >= 5 * deepest else min(most, 4)) * deepest}"
         )
 
 
