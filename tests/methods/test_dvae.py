@@ -105,7 +105,8 @@ def test_what_a_report_shows() -> None:
     method, images = dvae(), batch()
     shown = method.reconstruct(images)
     assert torch.equal(shown.original, images.x)
-    for picture in shown:
+    assert shown.hidden is None
+    for picture in shown[:3]:
         assert picture.shape == images.x.shape
         assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
     codes = method.codes(images.x)

@@ -13,7 +13,7 @@ from selfsight.engine.export import export
 from selfsight.engine.run import open_run
 from selfsight.flags import Flags
 from selfsight.pretraining import pretrain
-from selfsight.recipes.assembly import assemble
+from selfsight.recipes.assembly import Start, assemble
 
 METHODS = ("mae", "deepmim", "localmim", "moco_v3")
 TINY: dict[str, Any] = {"backbone": "test_vit4", "patch_size": 8, "image_size": 32, "batch_size": 32}
@@ -54,11 +54,11 @@ def same(encoder: nn.Module, start: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_to_begin_with_is_kept(method: str) -> None:
-    start = other_start()
-    assert same(assemble(method, flags(), {}, samples=64, native=None, start=start).encoder, start)
+    start = Start(other_start(), 32)
+    assert same(assemble(method, flags(), {}, samples=64, native=None, start=start).encoder, other_start())
     kept = assemble(method, flags(batch_size=None), {}, samples=64, native=None, start=start)
     assert kept.notes  # a smaller batch is taken: the recipe is made a second time
-    assert same(kept.encoder, start)
+    assert same(kept.encoder, other_start())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -81,10 +81,10 @@ def test_a_new_encoder_is_drawn_by_the_recipe(method: str) -> None:
 
 def test_fine_tuning_keeps_what_it_is_given() -> None:
     pretext = {"method": "mae", "hyper": {}, "epochs": 1, "batch_size": 32}
-    start, labels = other_start(), np.arange(64) % 4
+    start, labels = Start(other_start(), 32), np.arange(64) % 4
     how: dict[str, Any] = {"samples": 64, "native": None, "start": start, "labels": labels, "classes": 4}
     tuned = assemble("finetune", flags(), {"pretext": pretext, "head_layers": 0}, **how)
-    assert same(tuned.recipe.method.encoder, start)  # type: ignore[arg-type]
+    assert same(tuned.recipe.method.encoder, other_start())  # type: ignore[arg-type]
 
 
 def test_a_run_begun_with_another_ends_near_it(tmp_path: Path) -> None:
