@@ -17,13 +17,15 @@ from torch.utils.data import TensorDataset
 
 import selfsight
 from selfsight.encoders import build
+from selfsight.encoders.build import build_encoder
 from selfsight.engine.export import export
 from selfsight.engine.lock import alone
-from selfsight.engine.run import open_run, write_settings
-from selfsight.engine.start import same_data
+from selfsight.engine.run import open_run, shape_in, write_settings
+from selfsight.engine.start import _shape_of, same_data
 from selfsight.errors import UserError
 from selfsight.pretraining import pretrain
 from selfsight.recipes import catalogue
+from selfsight.recipes.assembly import Shape
 
 QUICK: dict[str, Any] = {
     "data": "world:128",
@@ -159,6 +161,37 @@ def test_the_backbone_is_that_of_the_run_it_begins_with(tmp_path: Path) -> None:
     assert tuned.settings["resolved"]["backbone"] == "tiny_cnn"
     student = selfsight.distill(tuned.path, out=tmp_path / "student", **how)
     assert student.settings["resolved"]["backbone"] == "tiny_cnn"
+
+
+def test_what_the_begun_runs_method_chose_for_itself_is_not_taken_over(tmp_path: Path) -> None:
+    """The mean of the patches where no class token is trained, and drop path; a student has the patches, though."""
+    flags = {**QUICK, "backbone": "test_vit", "patch_size": 8, "lr": 1e-12}
+    first = pretrain("simmim", **flags, out=tmp_path / "first")
+    options = first.encoder().options
+    assert options["global_pool"] == "avg"
+    second = pretrain(
+        "dino", **{**flags, "backbone": None, "patch_size": None}, out=tmp_path / "second", init_from=first.path
+    )
+    assert second.encoder().model.global_pool == "token"
+    assert second.settings["resolved"]["backbone_options"] == {"patch_size": 8}
+    how = {"epochs": 1, "batch_size": 32, "report": False, "precision": "32"}
+    tuned = selfsight.finetune(second.path, out=tmp_path / "tuned", head_layers=0, **how)
+    student = selfsight.distill(tuned.path, out=tmp_path / "student", **how)
+    assert student.encoder().patch == 8
+
+    windows = {"patch_size": 2, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 1), "drop_path_rate": 0.1}
+    encoder = build_encoder("swin_tiny_patch4_window7_224", image_size=32, **windows)  # type: ignore[arg-type]
+    assert "drop_path_rate" not in _shape_of(encoder, Shape("resnet18", {})).options
+    chosen = _shape_of(encoder, Shape("swin_tiny_patch4_window7_224", {"drop_path_rate": 0.3, "depths": (2, 2)}))
+    assert (chosen.options["drop_path_rate"], chosen.options["depths"]) == (0.3, (1, 1))
+
+
+def test_an_encoder_from_elsewhere_is_not_fetched_for_a_strangers_run() -> None:
+    settings = {"flags": {"init_from": "runs/first"}, "resolved": {"backbone": "hf-hub:some/model"}}
+    with pytest.raises(UserError, match="names the encoder hf-hub:some/model, which is none of"):
+        shape_in(settings)
+    settings["flags"]["backbone"] = "hf-hub:some/model"  # as the call that began the run named it
+    assert shape_in(settings) == Shape("hf-hub:some/model", {})
 
 
 def test_fewer_images_than_the_papers_batch(tmp_path: Path) -> None:

@@ -171,6 +171,16 @@ def test_reconstructions_of_pixels_lie_in_the_space_of_the_input(normalise: bool
     assert torch.equal(shown.masked, torch.where(hidden, 0.0, images.x))
 
 
+def test_a_picture_does_not_show_the_means_of_the_smallest_cells() -> None:
+    """Predictions of nothing: with their means given back, cells of two pixels would be the image in small."""
+    made, images = vit(target="pixels"), batch()
+    made.decoders = nn.ModuleList([Oracle(torch.zeros_like(patchify(images.x, cell))) for cell in made.cells])
+    hidden = hidden_cells(images.masked, 16).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    mean = images.x.mean(dim=1, keepdim=True).expand_as(images.x)
+    flat = nn.functional.avg_pool2d(mean, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    torch.testing.assert_close(made.reconstruct(images).reconstruction, torch.where(hidden, flat, images.x))
+
+
 def test_the_last_layer_must_be_among_them() -> None:
     encoder = vit().encoder
     with pytest.raises(ValueError, match="the last must be among them"):

@@ -130,6 +130,8 @@ def shape_in(settings: Mapping[str, Any]) -> Shape | None:
     resolved = settings.get("resolved") or {}
     if not settings["flags"].get("init_from") or not resolved.get("backbone"):
         return None
+    if ":" in resolved["backbone"] and resolved["backbone"] != settings["flags"].get("backbone"):
+        raise UserError(f"run.yaml names the encoder {resolved['backbone']}, which is none of selfsight's or timm's")
     return Shape(resolved["backbone"], resolved.get("backbone_options") or {})
 
 

@@ -75,10 +75,19 @@ def prepare(method: str, flags: Flags, hyper: Mapping[str, Any], source: Source,
 
 
 def _shape_of(encoder: Backbone, usual: Shape) -> Shape:
-    """Another run's encoder; how much of a transformer is left out at random stays the method's own choice."""
-    own = usual.options if isinstance(encoder, Transformer | BeitEncoder | Swin) else {}
-    chosen = {name: value for name, value in own.items() if name == "drop_path_rate"}
-    return Shape(encoder.name, {**encoder.options, **chosen})
+    """Another run's encoder.
+
+    How much of a transformer is left out at random stays the method's own choice, and so does its feature, if that was
+    the mean of the patches only because the other method does not train the class token.
+    """
+    options = dict(encoder.options)
+    if isinstance(encoder, Transformer | BeitEncoder | Swin):
+        options.pop("drop_path_rate", None)
+        options |= {name: value for name, value in usual.options.items() if name == "drop_path_rate"}
+    pooled = (options.get("global_pool"), options.get("fc_norm"))
+    if isinstance(encoder, Transformer) and pooled == ("avg", False) and options.get("class_token", True):
+        del options["global_pool"], options["fc_norm"]
+    return Shape(encoder.name, options)
 
 
 def class_names(source: Source) -> list[str]:

@@ -33,10 +33,10 @@ def pretext(run: OpenRun, test: Source, *, which: str, seed: int, place: Place) 
     What the run was trained on is left out of ``test``; a ``UserError`` where nothing remains (images without labels or
     a test split are all trained on), and for a method whose classes or memory are the training images themselves.
     """
+    if run.assembly.recipe.method.by_index:
+        raise UserError(f"{run.method} knows its training images one by one, so its task says nothing of others")
     fresh = open_run(run.path, whole=True).assembly.recipe
     own = open_run(run.path, whole=True).recipe("best" if which == "best" else "last")
-    if own.method.by_index:
-        raise UserError(f"{run.method} knows its training images one by one, so its task says nothing of others")
     seen = _images_of(run)
     if seen is not None:
         test = _without(test, seen)

@@ -122,15 +122,19 @@ class LocalMIM(Method[MaskedImages]):
 
     @torch.no_grad()
     def reconstruct(self, batch: MaskedImages) -> Reconstruction:
-        """Masked input, the finest layer's reconstruction and original; ValueError where the target is no pixels."""
+        """Masked input, the finest layer's reconstruction and original; ValueError where the target is no pixels.
+
+        Normalised cells get back their true mean and scale, which of cells of two pixels are nearly the image: then it
+        is the layer whose cells are as large as the patches.
+        """
         if self.target != "pixels":
             raise ValueError("histograms of gradients make no picture; train with --target pixels")
         hidden = hidden_cells(batch.masked, batch.visible.shape[1] + batch.masked.shape[1])
-        finest = self.encoder.layers(batch.x, batch.visible, self.layers)[0]
-        fine = shares(hidden, self.side(batch.x, 0))
-        masked = fine.nonzero()[:, 1].view(len(fine), -1)  # equally many in all images
-        prediction = self.read(0, finest)
-        return reconstructed(batch.x, prediction, masked, self.cells[0], normalised=self.normalise_target)
+        k = self.cells.index(self.encoder.unit) if self.normalise_target else 0
+        layer = self.encoder.layers(batch.x, batch.visible, self.layers)[k]
+        cells = shares(hidden, self.side(batch.x, k))
+        masked = cells.nonzero()[:, 1].view(len(cells), -1)  # equally many in all images
+        return reconstructed(batch.x, self.read(k, layer), masked, self.cells[k], normalised=self.normalise_target)
 
 
 def shares(hidden: Bool[Tensor, "b side side"], side: int) -> Float[Tensor, "b n"]:

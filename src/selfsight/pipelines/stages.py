@@ -226,14 +226,16 @@ def _after_finetuning(begun: OpenRun, options: Mapping[str, Any]) -> tuple[dict[
     """What follows from the teacher: its images unless others are given, its view, its backbone unless another is."""
     tuned = tuned_run(begun)
     same = options.get("backbone") is None
-    theirs = begun.settings["resolved"].get("backbone")  # by the run that it was begun from, if neither of these
+    resolved = begun.settings["resolved"]
+    theirs = resolved.get("backbone")  # by the run that it was begun from, if neither of these
     usual = usual_encoder(begun.method, begun.settings.get("hyper") or {}, begun.image_size).backbone
+    patch = None if theirs == usual else (resolved.get("backbone_options") or {}).get("patch_size")
     flags = {
         **_images(tuned, options),
         "image_size": begun.image_size,
         "channels": begun.flags.channels,
         "backbone": begun.flags.backbone or (None if theirs == usual else theirs),
-        "patch_size": begun.flags.patch_size if same else None,
+        "patch_size": (begun.flags.patch_size or patch) if same else None,
     }
     before = tuned.settings["hyper"]
     hyper = {
