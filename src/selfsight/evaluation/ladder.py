@@ -40,10 +40,6 @@ TRANSFORMER: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224", "patch_siz
 WINDOWED: Mapping[str, Any] = {"backbone": "swin_tiny_patch4_window7_224", "patch_size": 2}
 """The encoder of the recipes with shifted windows."""
 
-THREE_STAGES: Mapping[str, Any] = {**WINDOWED, "depths": (2, 2, 6), "num_heads": (3, 6, 12)}
-"""The encoder that LocalMIM's recipe has for small images: of four stages the last has four places in all, of which one
-would stay visible."""
-
 LOCAL: Mapping[str, Any] = {"backbone": "amdim_nano"}
 """The encoder of AMDIM, which needs features that see a part of the image only."""
 
@@ -110,6 +106,10 @@ FIXED: Mapping[str, Any] = {
 
 TUNED: Mapping[str, Any] = {"epochs": 10, "batch_size": 100, "lr": 2.5e-3}
 """Of the fine-tuning, which is as short as the training; the rate is per 256 images: 1e-3 at its peak."""
+
+OWN_ENCODER = ("localmim_swin",)
+"""Methods with the encoder that their recipe has for small images: of WINDOWED's four stages the last has four places
+in all, of which LocalMIM would leave one visible."""
 
 Train = Callable[..., OpenRun]
 """``selfsight.pretrain`` or a stand-in: a method's name and flags in, a finished run out."""
@@ -217,10 +217,11 @@ def ladder(
 
 def encoder_of(name: str) -> Mapping[str, Any]:
     """The flags of the encoder a method climbs with: the small convolutional one, unless it needs another."""
-    if name == "localmim_swin":
-        return THREE_STAGES
+    card = catalogue.card(name)
+    if name in OWN_ENCODER:
+        return {"backbone": card.small_encoder, **card.small_options}
     kinds = {"tokens": TRANSFORMER, "tokenizer": TRANSFORMER, "windows": WINDOWED, "local": LOCAL, "stages": HYBRID}
-    return kinds.get(catalogue.card(name).needs, CONVOLUTIONAL)
+    return kinds.get(card.needs, CONVOLUTIONAL)
 
 
 def baseline_of(name: str) -> Mapping[str, Any]:
@@ -245,7 +246,7 @@ def flags_of(name: str) -> Mapping[str, Any]:
     if name in AS_PUBLISHED:
         return encoder
     peak, own = PEAK[encoder["backbone"]], OWN.get(name, {})
-    if "depths" in encoder:  # no flags say these: they are the recipe's own for small images
+    if name in OWN_ENCODER:  # which it has without flags, and no flags could describe
         encoder = {}
     if catalogue.card(name).family == "masked":
         return {**encoder, **SHORT, **MANY, "lr": peak / 2, **own}

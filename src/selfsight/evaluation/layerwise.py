@@ -102,10 +102,8 @@ def maps_of(
     Of several tensors it is the first that has a row for each image. A part that gives none is passed over.
     """
     model: Any = getattr(encoder, "model", encoder)
-    last, prefix = (
-        str(getattr(model, "output_fmt", "")).upper().endswith("NHWC"),
-        getattr(model, "num_prefix_tokens", 0),
-    )
+    last = str(getattr(model, "output_fmt", "")).upper().endswith("NHWC")
+    prefix = getattr(model, "num_prefix_tokens", 0)
     images = 0
 
     def begin(module: nn.Module, given: tuple[Tensor, ...]) -> None:
