@@ -17,8 +17,8 @@ that an image of 32 px has 16 units to hide. Decoders are no wider than the ViT.
 
 **Differences**: a transformer of fewer than seven blocks is tapped at equal distances. Swin's norms add timm's 1e-5, in
 the code 1e-6, and its windows follow the size, so that they divide the map. The code hides 37 of Swin's 49 units, as
-MAE's rule of rounding does here. A ViT whose patches have no quarter of whole pixels (14 px) leaves the finest layer out
-too.
+MAE's rule of rounding does here. A ViT whose patches have no quarter of whole pixels (14 px) leaves the finest layer
+out too.
 """
 
 from functools import partial
